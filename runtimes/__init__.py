@@ -1,0 +1,1 @@
+"""How fast and how right an exported file is. Knows nothing of trainers or of the search."""

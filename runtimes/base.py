@@ -1,0 +1,72 @@
+"""The exported file as an Artifact, and the Runtime protocol that runs it. No runtime is imported here."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import zstandard
+
+# runtime -> the file format it loads; the first format a study's runtime names is what its trainer exports.
+FORMATS = {"onnxruntime": "onnx", "openvino": "onnx", "torch": "pt2", "litert": "tflite"}
+# format -> how image inputs are laid out: each framework's own convention, kept so that no transpose is exported.
+LAYOUTS = {"onnx": "NCHW", "pt2": "NCHW", "tflite": "NHWC"}
+
+
+class RuntimeFault(RuntimeError):
+    """A file that its runtime cannot load or run; the message names file, runtime and reason."""
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """An exported model file as it was when it was made."""
+
+    path: Path
+    format: str
+    sha256: str
+
+    @staticmethod
+    def of(path: Path) -> Artifact:
+        """The file at `path`; its suffix is its format."""
+        return Artifact(path, path.suffix.lstrip("."), hashlib.sha256(path.read_bytes()).hexdigest())
+
+    def size_bytes(self) -> int:
+        """Bytes after zstd level 19: what a device downloads."""
+        return len(zstandard.ZstdCompressor(level=19).compress(self.path.read_bytes()))
+
+    @property
+    def layout(self) -> str:
+        return LAYOUTS[self.format]
+
+
+class Session(Protocol):
+    """A loaded model."""
+
+    def predict(self, inputs: np.ndarray) -> np.ndarray:
+        """float32 [N, ...] in the artifact's layout -> float32 [N, classes]."""
+        ...
+
+
+class Runtime(Protocol):
+    """Runs exported files. Each lives in `runtimes/NAME.py` as functions of the module."""
+
+    def load(self, artifact: Artifact, threads: int, batch: int | None = None) -> Session:
+        """The file, ready to predict on `threads` CPU threads; `batch` fixes the batch size where that is faster.
+
+        Raises RuntimeFault when the file does not load.
+        """
+        ...
+
+    def version(self) -> str: ...
+
+
+def load(name: str) -> Runtime:
+    """The named runtime; imports it (and nothing else heavy)."""
+    if name not in FORMATS:
+        raise ValueError(f"runtime: {name!r} is not valid; choose from {', '.join(FORMATS)}")
+    runtime: Runtime = importlib.import_module(f"runtimes.{name}")  # type: ignore[assignment]
+    return runtime
