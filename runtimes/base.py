@@ -17,7 +17,7 @@ FORMATS = {"onnxruntime": "onnx", "openvino": "onnx", "torch": "pt2", "litert": 
 LAYOUTS = {"onnx": "NCHW", "pt2": "NCHW", "tflite": "NHWC"}
 
 
-class RuntimeFault(RuntimeError):
+class ArtifactError(RuntimeError):
     """A file that its runtime cannot load or run; the message names file, runtime and reason."""
 
 
@@ -40,6 +40,7 @@ class Artifact:
 
     @property
     def layout(self) -> str:
+        """How image inputs are laid out: NCHW or NHWC."""
         return LAYOUTS[self.format]
 
 
@@ -57,16 +58,18 @@ class Runtime(Protocol):
     def load(self, artifact: Artifact, threads: int, batch: int | None = None) -> Session:
         """The file, ready to predict on `threads` CPU threads; `batch` fixes the batch size where that is faster.
 
-        Raises RuntimeFault when the file does not load.
+        Raises ArtifactError when the file does not load.
         """
         ...
 
-    def version(self) -> str: ...
+    def version(self) -> str:
+        """The runtime library's version."""
+        ...
 
 
 def load(name: str) -> Runtime:
     """The named runtime; imports it (and nothing else heavy)."""
     if name not in FORMATS:
         raise ValueError(f"runtime: {name!r} is not valid; choose from {', '.join(FORMATS)}")
-    runtime: Runtime = importlib.import_module(f"runtimes.{name}")  # type: ignore[assignment]
+    runtime: Runtime = importlib.import_module(f"runtimes.{name}")
     return runtime

@@ -147,6 +147,7 @@ class Recipe:
         return replace(self, pruning=pruning, distillation=distillation, finetuning=tuning)
 
     def to_dict(self) -> dict[str, Any]:
+        """Nested plain values, as JSON takes them."""
         return asdict(self)
 
     @staticmethod
@@ -226,6 +227,7 @@ class DenseSpec:
     seed: int = 0
 
     def to_dict(self) -> dict[str, Any]:
+        """Nested plain values, as JSON takes them."""
         return asdict(self)
 
 

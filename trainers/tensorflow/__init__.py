@@ -1,4 +1,4 @@
-"""The TensorFlow trainer, on tf_keras and TF-MOT. This module imports no TensorFlow: the driver reads the capabilities."""
+"""The TensorFlow trainer, on tf_keras and TF-MOT. Imports no TensorFlow: the driver reads the capabilities."""
 
 from trainers.base import Capabilities
 
