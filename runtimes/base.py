@@ -38,6 +38,16 @@ class Artifact:
         """Bytes after zstd level 19: what a device downloads."""
         return len(zstandard.ZstdCompressor(level=19).compress(self.path.read_bytes()))
 
+    def read(self) -> bytes:
+        """The file's bytes; raises ArtifactError when it is missing or no longer the file that was made."""
+        try:
+            content = self.path.read_bytes()
+        except OSError as problem:
+            raise ArtifactError(f"{self.path}: cannot be read ({problem.strerror})") from None
+        if hashlib.sha256(content).hexdigest() != self.sha256:
+            raise ArtifactError(f"{self.path}: not the file that was made (sha256 differs); make it again")
+        return content
+
     @property
     def layout(self) -> str:
         """How image inputs are laid out: NCHW or NHWC."""
@@ -45,7 +55,9 @@ class Artifact:
 
 
 class Session(Protocol):
-    """A loaded model."""
+    """A loaded model. `input_shape`: of one input in the artifact's layout, without the batch: (1, 28, 28)."""
+
+    input_shape: tuple[int, ...]
 
     def predict(self, inputs: np.ndarray) -> np.ndarray:
         """float32 [N, ...] in the artifact's layout -> float32 [N, classes]."""
