@@ -1,0 +1,1 @@
+"""How to search. Knows Optuna and MLflow, never torch or TensorFlow."""
