@@ -1,0 +1,229 @@
+"""The schema of a study and of the command line around it; every mistake is reported at once.
+
+Hydra composes `experiments/`; a key misspelt inside a study file would pass it in silence, so pydantic forbids
+extra keys here. Rules that join fields (a runtime that cannot load what the trainer exports) stand in `_cross`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from runtimes.base import FORMATS
+from search.constraint import Constraint
+from search.parse import parse, unknown
+from search.record import METRICS
+from search.space import Space, SpaceError
+from trainers.base import DenseSpec, capabilities
+
+Positive = Annotated[int, Field(ge=1)]
+Device = Literal["auto", "cpu", "cuda"]
+RuntimeName = Literal["onnxruntime", "openvino", "torch", "litert"]
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot run; `problems` holds one message per mistake."""
+
+    def __init__(self, problems: list[str]):
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+class Section(BaseModel):
+    """A part of the configuration: keys it does not know are mistakes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Data(Section):
+    """`folder`: the original files, if you have them. The sizes take a stratified subset, for smoke studies."""
+
+    name: Literal["mnist"] = "mnist"
+    folder: str | None = None
+    train_size: Annotated[int, Field(ge=100, le=55_000)] | None = None
+    validation_size: Annotated[int, Field(ge=100, le=5_000)] | None = None
+
+
+class DenseTraining(Section):
+    """How the dense baselines and teachers are trained."""
+
+    epochs: Positive = 8
+    learning_rate: Annotated[float, Field(gt=0, le=10)] = 1e-3
+    batch_size: Positive = 128
+
+
+class Sampler(Section):
+    """`startup_trials`: random ones before the sampler's model is used; the references are counted."""
+
+    name: Literal["tpe", "gp", "nsga2", "random"] = "tpe"
+    startup_trials: Positive = 10
+
+
+class Budget(Section):
+    """The sweep ends when `trials` have finished, or `minutes` have passed in this call."""
+
+    trials: Positive
+    minutes: Annotated[float, Field(gt=0)] | None = None
+
+
+class Latency(Section):
+    """What is measured, and how long: until the ratio's 95 % interval is `target_rel_ci` wide, or `max_seconds`."""
+
+    batch: Annotated[list[Positive], Field(min_length=1)] = [1]
+    threads: Annotated[list[Positive], Field(min_length=1)] = [1]
+    target_rel_ci: Annotated[float, Field(gt=0, lt=1)] = 0.03
+    max_seconds: Annotated[float, Field(gt=0)] = 3.0
+
+
+class Study(Section):
+    """One file of experiments/study: what to search. `recipe` is read by search.parse."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
+    description: str = ""
+    objectives: Annotated[list[str], Field(min_length=1)]
+    constraints: list[str] = []
+    recipe: dict[str, Any]
+    references: dict[str, dict[str, Any]] = {}
+    runtime: RuntimeName | dict[Literal["pytorch", "tensorflow"], RuntimeName]
+    dense: DenseTraining = DenseTraining()
+    data: Data = Data()
+    sampler: Sampler = Sampler()
+    budget: Budget
+    latency: Latency = Latency()
+    seed: Annotated[int, Field(ge=0)] = 0
+
+    @property
+    def space(self) -> Space:
+        """The search space that `recipe` describes."""
+        return parse(self.recipe)
+
+    @property
+    def limits(self) -> list[Constraint]:
+        """The parsed constraints."""
+        return [Constraint.parse(text) for text in self.constraints]
+
+    def runtime_of(self, trainer: str) -> str:
+        """The runtime that serves this trainer's files."""
+        return self.runtime if isinstance(self.runtime, str) else self.runtime[trainer]  # type: ignore[index]
+
+    def dense_spec(self, trainer: str, model: str) -> DenseSpec:
+        """How this study trains the dense `model`."""
+        return DenseSpec(trainer, model, **self.dense.model_dump(), seed=self.seed)
+
+    def digest(self) -> str:
+        """Of everything that decides what a trial means. A resumed sweep must agree; its budget may grow."""
+        kept = self.model_dump(mode="json", exclude={"budget", "description"})
+        return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
+
+
+class Executor(Section):
+    """Where trials run. `workers: auto` is one per core; `trial_timeout` in seconds; workers are recycled."""
+
+    name: Literal["local", "inline"] = "local"
+    workers: Positive | Literal["auto"] = "auto"
+    trial_timeout: Annotated[float, Field(gt=0)] = 1800
+    trials_per_worker: Positive = 25
+    retries: Annotated[int, Field(ge=0, le=10)] = 1
+
+
+class Config(Section):
+    """What `python -m search.run` is told."""
+
+    study: Study
+    executor: Executor = Executor()
+    root: Path = Path("mlruns")
+    device: Device = "auto"
+    fresh: bool = False
+
+
+def check(raw: Mapping[str, Any]) -> Config:
+    """The composed configuration -> Config; raises ConfigError with every mistake in it."""
+    problems: list[str] = []
+    config: Config | None = None
+    try:
+        config = Config.model_validate(raw)
+    except ValidationError as error:
+        problems += [_message(dict(e)) for e in error.errors()]
+    study = raw.get("study")
+    if isinstance(study, Mapping):
+        problems += list(_read(study))
+    if config is None or problems:
+        raise ConfigError(list(dict.fromkeys(problems)))
+    if problems := list(_cross(config.study)):
+        raise ConfigError(problems)
+    return config
+
+
+def _read(study: Mapping[str, Any]) -> Iterator[str]:
+    """Mistakes in what the schema leaves open: the recipe, objectives and constraints."""
+    if isinstance(study.get("recipe"), Mapping):
+        try:
+            parse(study["recipe"])
+        except SpaceError as error:
+            yield from error.problems
+    objectives = study.get("objectives")
+    for index, name in enumerate(objectives if isinstance(objectives, list) else []):
+        if name not in METRICS:
+            yield unknown(f"study.objectives[{index}]", str(name), list(METRICS)).replace(
+                "no such field", f"{name!r} is not a metric"
+            )
+    if isinstance(objectives, list) and len(set(map(str, objectives))) < len(objectives):
+        yield f"study.objectives: {objectives} names a metric twice"
+    constraints = study.get("constraints")
+    for index, text in enumerate(constraints if isinstance(constraints, list) else []):
+        try:
+            Constraint.parse(str(text))
+        except ValueError as error:
+            yield f"study.constraints[{index}]: {error}"
+
+
+def _cross(study: Study) -> Iterator[str]:
+    space = study.space
+    for trainer in space.trainers():
+        if not isinstance(study.runtime, str) and trainer not in study.runtime:
+            yield f"study.runtime: names no runtime for the {trainer} trainer; add `{trainer}: ...`"
+            continue
+        runtime, formats = study.runtime_of(trainer), capabilities(trainer).formats
+        if FORMATS[runtime] not in formats:
+            able = [name for name, format in FORMATS.items() if format in formats]
+            yield (
+                f"study.runtime: {runtime!r} loads .{FORMATS[runtime]} files, which the {trainer} trainer does not "
+                f"write; choose from {', '.join(able)}"
+            )
+    for name, partial in study.references.items():
+        try:
+            space.reference(partial)
+        except SpaceError as error:
+            yield from (f"study.references.{name}.{problem}" for problem in error.problems)
+
+
+def _message(error: dict[str, Any]) -> str:
+    """One pydantic error in our words: field, value, rule, valid choices."""
+    location = [
+        part for part in error["loc"] if not (isinstance(part, str) and re.search(r"[\[\]()]|^literal|^int$", part))
+    ]
+    where = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in location).lstrip(".")
+    if error["type"] == "extra_forbidden":
+        return unknown(where, str(location[-1]), _fields_at(location[:-1]))
+    if error["type"] == "missing":
+        return f"{where}: missing; write {where}=..."
+    rule = error["msg"][0].lower() + error["msg"][1:]
+    return f"{where}: {error['input']!r} is not valid; {rule.replace('input ', 'it ')}"
+
+
+def _fields_at(location: list[Any]) -> list[str]:
+    """Names of the fields of the section at `location`."""
+    section: Any = Config
+    for part in location:
+        annotation = section.model_fields[part].annotation
+        nested = [a for a in (annotation, *get_args(annotation)) if isinstance(a, type) and issubclass(a, BaseModel)]
+        if not nested or get_origin(annotation) is dict:
+            return []
+        section = nested[0]
+    return list(section.model_fields)

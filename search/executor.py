@@ -1,0 +1,197 @@
+"""Where work runs: local worker processes (default), or this process (`inline`, for debugging).
+
+An executor only evaluates; the driver alone asks and tells. A crash, an out-of-memory kill or a time-out costs one
+piece of work, which is tried again as often as the configuration says; after that its reason is the result.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import queue
+import signal
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import CancelledError, Future
+from typing import Any, Protocol
+
+from pebble import ProcessExpired, ProcessPool
+
+from search import config
+
+Event = tuple[int, str, float]  # (key of the work, stage, fraction done)
+
+
+class WorkerError(RuntimeError):
+    """The worker process died or ran out of time; the message is the reason."""
+
+
+class Executor(Protocol):
+    """Runs `work(*args, progress)` and says how far it is. Work and results travel by pickle."""
+
+    slots: int
+
+    def submit(self, key: int, trainer: str, work: Callable[..., Any], *args: Any) -> Future[Any]:
+        """Run it on a worker that serves `trainer`; the Future raises what the work raised, or WorkerError."""
+        ...
+
+    def events(self) -> list[Event]:
+        """Progress reported since the last call."""
+        ...
+
+    def close(self) -> None:
+        """Stop at once; unfinished work is abandoned."""
+        ...
+
+
+class InlineExecutor:
+    """Runs the work in this process when it is submitted: breakpoints work, frameworks are imported here."""
+
+    slots = 1
+
+    def submit(self, key: int, trainer: str, work: Callable[..., Any], *args: Any) -> Future[Any]:
+        """See Executor."""
+        future: Future[Any] = Future()
+        try:
+            future.set_result(work(*args, lambda stage, fraction: None))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+    def events(self) -> list[Event]:
+        """See Executor."""
+        return []
+
+    def close(self) -> None:
+        """See Executor."""
+
+
+class LocalExecutor:
+    """Worker processes on this host, one pool per trainer because no process may import two frameworks.
+
+    Trials run one-threaded side by side, which beats one many-threaded trial. Workers are recycled after
+    `trials_per_worker` pieces of work, since TensorFlow leaks some 30 MB per model.
+    """
+
+    def __init__(self, settings: config.Executor):
+        self.slots = cores() if settings.workers == "auto" else settings.workers
+        self._settings = settings
+        self._context = multiprocessing.get_context("spawn")
+        self._events: Any = self._context.Queue()
+        self._pools: dict[str, ProcessPool] = {}
+        self._closed = False
+
+    def submit(self, key: int, trainer: str, work: Callable[..., Any], *args: Any) -> Future[Any]:
+        """See Executor."""
+        outer: Future[Any] = Future()
+        self._attempt(outer, self._settings.retries, key, trainer, work, args)
+        return outer
+
+    def _attempt(
+        self, outer: Future[Any], retries: int, key: int, trainer: str, work: Callable[..., Any], args: Any
+    ) -> None:
+        started = time.monotonic()
+
+        def finished(inner: Future[Any]) -> None:
+            try:
+                outer.set_result(inner.result())
+                return
+            except CancelledError:
+                outer.cancel()
+                return
+            except ProcessExpired as error:
+                failure: Exception = WorkerError(_last_words(error))
+            except TimeoutError:
+                limit = self._settings.trial_timeout
+                failure = WorkerError(f"took longer than executor.trial_timeout ({limit:g} s); raise it or train less")
+            except Exception as error:
+                outer.set_exception(error)
+                return
+            if retries and not self._closed:
+                self._attempt(outer, retries - 1, key, trainer, work, args)
+            else:
+                failure.add_note(f"after {time.monotonic() - started:.0f} s in the last attempt")
+                outer.set_exception(failure)
+
+        inner = self._pool(trainer).schedule(_serve, args=[key, work, args], timeout=self._settings.trial_timeout)
+        inner.add_done_callback(finished)
+
+    def _pool(self, trainer: str) -> ProcessPool:
+        if trainer not in self._pools:
+            self._pools[trainer] = ProcessPool(
+                max_workers=self.slots,
+                max_tasks=self._settings.trials_per_worker,
+                initializer=_start_worker,
+                initargs=[self._events, os.getpid()],
+                context=self._context,
+            )
+        return self._pools[trainer]
+
+    def events(self) -> list[Event]:
+        """See Executor."""
+        found: list[Event] = []
+        with contextlib.suppress(queue.Empty):
+            while True:
+                found.append(self._events.get_nowait())
+        return found
+
+    def close(self) -> None:
+        """See Executor."""
+        self._closed = True
+        for pool in self._pools.values():
+            pool.stop()
+        for pool in self._pools.values():
+            pool.join()
+
+
+def cores() -> int:
+    """Processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _last_words(error: ProcessExpired) -> str:
+    code = error.exitcode
+    if code is not None and code < 0:
+        killed = signal.Signals(-code).name
+        hint = "; out of memory?" if killed == "SIGKILL" else ""
+        return f"the worker process was killed by {killed}{hint}"
+    return f"the worker process ended with exit code {code}"
+
+
+_report: Callable[[Event], None] = lambda event: None  # noqa: E731 — replaced when a worker starts
+
+
+def _start_worker(events: Any, driver: int) -> None:
+    """In a new worker: leave Ctrl-C to the driver, end when the driver is gone, one thread per numeric library."""
+    global _report
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
+    _report = events.put
+    threading.Thread(target=_follow, args=(driver,), daemon=True).start()
+
+
+def _follow(driver: int) -> None:
+    while os.getppid() == driver:
+        time.sleep(1.0)
+    os._exit(1)
+
+
+def _serve(key: int, work: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    """In a worker: do one piece of work, passing on its progress at most five times a second."""
+    last: list[Any] = ["", 0.0]
+
+    def progress(stage: str, fraction: float) -> None:
+        now = time.monotonic()
+        if stage != last[0] or now - last[1] > 0.2:
+            last[:] = stage, now
+            _report((key, stage, fraction))
+
+    return work(*args, progress)
+
+
+def start(settings: config.Executor) -> Executor:
+    """The executor that the configuration names."""
+    return InlineExecutor() if settings.name == "inline" else LocalExecutor(settings)

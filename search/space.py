@@ -1,0 +1,203 @@
+"""A study's recipe, some of whose values are open, becomes an Optuna search space and each trial a Recipe.
+
+A value is open when the study writes `{choices: [...]}` or `{low: .., high: ..}` in its place. Settings that have
+no effect under the values sampled so far (a temperature without soft distillation) are not sampled at all, so the
+sampler never learns from noise. A range may also be given per granularity or per trainer:
+`sparsity: {unstructured: {low: 0.6, high: 0.95}, channel: {low: 0.3, high: 0.8}}`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from trainers.base import Recipe, capabilities, flatten
+
+if TYPE_CHECKING:
+    from optuna.trial import Trial
+
+# What the trainers' capabilities say is valid, by the field they say it of.
+CAPABILITY = {
+    "model": "models",
+    "pruning.granularity": "granularities",
+    "quantization.scheme": "schemes",
+    "quantization.clusters": "clusters",
+}
+
+Values = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of `values`."""
+
+    values: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Range:
+    """A number from `low` to `high`, both included; `whole`: integers only."""
+
+    low: float
+    high: float
+    log: bool = False
+    step: float | None = None
+    whole: bool = False
+
+
+@dataclass(frozen=True)
+class Branches:
+    """Alternatives selected by the value of another field, `on`."""
+
+    on: str
+    cases: dict[str, Choice | Range | Any]
+
+
+class SpaceError(ValueError):
+    """A recipe section that is not a search space; `problems` holds every mistake in it."""
+
+    def __init__(self, problems: list[str]):
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+# Sampled in this order: what decides whether others have an effect comes first.
+DEFAULTS: Values = {"trainer": "pytorch", **Recipe(model="").flat()}
+
+
+def _trains(v: Values) -> bool:
+    return bool(v["pruning.granularity"] != "none" or v["distillation.kind"] != "none")
+
+
+def _qat(v: Values) -> bool:
+    return bool(str(v["quantization.scheme"]).startswith("qat"))
+
+
+# A field that is absent here always has an effect.
+ACTIVE: dict[str, Callable[[Values], bool]] = {
+    "pruning.sparsity": lambda v: v["pruning.granularity"] not in ("none", "n_m"),
+    "pruning.schedule": lambda v: v["pruning.granularity"] != "none",
+    "distillation.temperature": lambda v: v["distillation.kind"] == "soft",
+    "distillation.alpha": lambda v: v["distillation.kind"] != "none",
+    "distillation.teacher": lambda v: v["distillation.kind"] != "none",
+    "finetuning.epochs": _trains,
+    "finetuning.qat_epochs": _qat,
+    "finetuning.learning_rate": lambda v: _trains(v) or _qat(v) or bool(v["quantization.clusters"]),
+    "finetuning.batch_size": lambda v: _trains(v) or _qat(v) or bool(v["quantization.clusters"]),
+}
+
+
+@dataclass(frozen=True)
+class Space:
+    """What is fixed and what is open, by dotted recipe field."""
+
+    entries: dict[str, Any]
+
+    def suggest(self, trial: Trial) -> Recipe:
+        """Sample every open field that has an effect and return the trial's recipe, canonical."""
+        return self._recipe(lambda name, entry: _ask(trial, name, entry))
+
+    def reference(self, partial: Mapping[str, Any]) -> dict[str, Any]:
+        """A named point of the space -> params to enqueue; fields it leaves open are left to the sampler.
+
+        Switches (granularity, scheme, kind, clusters) it does not mention are off. Raises SpaceError when it lies
+        outside the space.
+        """
+        wanted: Values = {"pruning.granularity": "none", "quantization.scheme": "none", "distillation.kind": "none"}
+        wanted |= {"quantization.clusters": 0, **flatten(partial)}
+        params: dict[str, Any] = {}
+        problems = [
+            f"{n}: no such recipe field; choose from {', '.join(DEFAULTS)}" for n in wanted if n not in DEFAULTS
+        ]
+
+        def pick(name: str, entry: Choice | Range) -> Any:
+            field = name.split("@")[0]
+            if field in wanted:
+                if not _contains(entry, wanted[field]):
+                    problems.append(f"{field}: {wanted[field]!r} is outside the study's {_say(entry)}")
+                params[name] = wanted[field]
+                return wanted[field]
+            return entry.values[0] if isinstance(entry, Choice) else entry.low
+
+        recipe = self._recipe(pick).flat()
+        explicit = flatten(partial)
+        problems += [
+            f"{name}: the study fixes it at {recipe[name]!r}, not {value!r}"
+            for name, value in explicit.items()
+            if name in recipe and name not in {p.split("@")[0] for p in params} and recipe[name] != value
+        ]
+        if problems:
+            raise SpaceError(problems)
+        return params
+
+    def trainers(self) -> tuple[str, ...]:
+        """Trainers that trials may use."""
+        return self.possible("trainer")
+
+    def models(self) -> tuple[str, ...]:
+        """Models that trials may start from."""
+        return self.possible("model")
+
+    def teachers(self) -> tuple[str, ...]:
+        """Teachers that trials may learn from, `baseline` among them."""
+        return self.possible("distillation.teacher")
+
+    def possible(self, field: str) -> tuple[Any, ...]:
+        """Every value of a field that trials may have; a range stands for itself."""
+        entry = self.entries[field]
+        cases = entry.cases.values() if isinstance(entry, Branches) else [entry]
+        found = [v for case in cases for v in (case.values if isinstance(case, Choice) else (case,))]
+        return tuple(dict.fromkeys(found))
+
+    def _recipe(self, pick: Callable[[str, Any], Any]) -> Recipe:
+        values = dict(DEFAULTS)
+        for field in DEFAULTS:
+            if not ACTIVE.get(field, lambda v: True)(values):
+                continue
+            name, entry = field, self.entries[field]
+            while isinstance(entry, Branches):
+                name, entry = f"{name}@{values[entry.on]}", entry.cases.get(values[entry.on], DEFAULTS[field])
+            name, entry = self._offered(name, field, entry, values["trainer"])
+            values[field] = pick(name, entry) if isinstance(entry, Choice | Range) else entry
+        return Recipe.from_dict(nest(values)).canonical()
+
+    def _offered(self, name: str, field: str, entry: Any, trainer: str) -> tuple[str, Any]:
+        """With several trainers in one study each chooses among what it can do, as a parameter of its own."""
+        if field not in CAPABILITY or not isinstance(entry, Choice) or len(self.trainers()) == 1:
+            return name, entry
+        valid = getattr(capabilities(trainer), CAPABILITY[field])
+        kept = tuple(value for value in entry.values if value in valid)
+        return f"{name}@{trainer}", kept[0] if len(kept) == 1 else Choice(kept)
+
+
+def _ask(trial: Trial, name: str, entry: Choice | Range) -> Any:
+    if isinstance(entry, Choice):
+        return trial.suggest_categorical(name, entry.values)
+    if entry.whole:
+        return trial.suggest_int(name, int(entry.low), int(entry.high), step=int(entry.step or 1), log=entry.log)
+    return trial.suggest_float(name, entry.low, entry.high, step=entry.step, log=entry.log)
+
+
+def _contains(entry: Choice | Range, value: Any) -> bool:
+    if isinstance(entry, Choice):
+        return value in entry.values
+    return isinstance(value, int | float) and entry.low <= value <= entry.high
+
+
+def _say(entry: Choice | Range) -> str:
+    if isinstance(entry, Choice):
+        return f"choices {', '.join(map(str, entry.values))}"
+    return f"range {entry.low:g} to {entry.high:g}"
+
+
+def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """`{"pruning.sparsity": 0.9}` -> `{"pruning": {"sparsity": 0.9}}`."""
+    nested: dict[str, Any] = {}
+    for name, value in flat.items():
+        *parents, leaf = name.split(".")
+        here = nested
+        for parent in parents:
+            here = here.setdefault(parent, {})
+        here[leaf] = value
+    return nested

@@ -1,0 +1,212 @@
+"""A sweep: one Optuna study on disk, created or resumed. Asks for recipes, is told what they gave.
+
+The driver is the only writer. A trial's record is stored before Optuna is told, so a driver killed between the two
+loses nothing; a trial that was being evaluated when the driver died is failed as interrupted and enqueued again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from search import config
+from search.record import METRICS, TrialRecord
+from trainers.base import Recipe
+
+# Keys of the user attributes a trial carries.
+RECORD, REFERENCE, RESUMED, INTERRUPTED = "record", "reference", "resumed_from", "interrupted"
+
+
+class SweepError(RuntimeError):
+    """A sweep that cannot be opened or go on; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A trial to evaluate: its number in the sweep, its recipe, and the name of the reference it is, if any."""
+
+    number: int
+    recipe: Recipe
+    reference: str | None
+    trial: Trial
+    start_ms: int
+
+
+def samplers(settings: config.Sampler, seed: int) -> optuna.samplers.BaseSampler:
+    """The sampler of that name, seeded."""
+    startup = settings.startup_trials
+    if settings.name == "gp":
+        return optuna.samplers.GPSampler(seed=seed, n_startup_trials=startup, warn_independent_sampling=False)
+    if settings.name == "nsga2":
+        return optuna.samplers.NSGAIISampler(seed=seed, population_size=max(4, startup))
+    if settings.name == "random":
+        return optuna.samplers.RandomSampler(seed=seed)
+    return optuna.samplers.TPESampler(seed=seed, n_startup_trials=startup, constant_liar=True)
+
+
+class Sweep:
+    """One sweep of a study."""
+
+    def __init__(self, name: str, study: optuna.Study, settings: config.Study):
+        self.name = name
+        self.optuna = study
+        self._settings = settings
+        self._space = settings.space
+        self._limits = settings.limits
+        self.directions = [METRICS[name].direction for name in settings.objectives]
+
+    @staticmethod
+    def open(settings: config.Study, storage: str, fresh: bool = False) -> Sweep:
+        """The study's newest sweep, or a new one if there is none or `fresh`.
+
+        Raises SweepError when the storage cannot be read or the newest sweep was started with other settings.
+        """
+        _quiet_optuna()
+        try:
+            names = sweep_names(settings.name, storage)
+            number = int(names[-1].rsplit("-", 1)[1]) if names else 0
+            name = f"{settings.name}-{number + 1:03d}" if fresh or not names else names[-1]
+            study = optuna.create_study(
+                storage=storage,
+                study_name=name,
+                directions=[METRICS[o].direction for o in settings.objectives],
+                load_if_exists=True,
+            )
+        except Exception as error:
+            if type(error).__module__.split(".")[0] not in ("sqlalchemy", "sqlite3", "optuna", "alembic"):
+                raise
+            reason = str(error).splitlines()[0]
+            raise SweepError(
+                f"storage: {storage.rsplit('@', 1)[-1]} cannot be opened ({reason}); "
+                "if the file is broken, move it away and run again"
+            ) from error
+        sweep = Sweep(name, study, settings)
+        sweep._agree()
+        sweep._recover()
+        # A resumed sampler must not repeat the random numbers of the first start.
+        study.sampler = samplers(settings.sampler, settings.seed + 1000 * len(study.get_trials(deepcopy=False)))
+        return sweep
+
+    def _agree(self) -> None:
+        """A sweep means one thing: refuse to go on with another space, data or objectives."""
+        attrs = self.optuna.user_attrs
+        digest = self._settings.digest()
+        if attrs.get("digest", digest) != digest:
+            old, new = _leaves(attrs["settings"]), _leaves(self._settings.model_dump(mode="json"))
+            changed = [
+                f"  {key}: was {old.get(key)!r}, now {new.get(key)!r}"
+                for key in sorted({*old, *new})
+                if old.get(key) != new.get(key) and not key.startswith(("budget.", "description"))
+            ]
+            raise SweepError(
+                f"sweep {self.name} was started with other settings:\n" + "\n".join(changed) + "\n"
+                "Start a new sweep with fresh=true, or put the settings back to go on with this one"
+            )
+        if "digest" not in attrs:
+            self.optuna.set_user_attr("settings", self._settings.model_dump(mode="json"))
+            self.optuna.set_user_attr("digest", digest)
+        enqueued = {t.user_attrs.get(REFERENCE) for t in self._trials()}
+        for name, partial in self._settings.references.items():
+            if name not in enqueued:
+                self.optuna.enqueue_trial(self._space.reference(partial), user_attrs={REFERENCE: name})
+
+    def _recover(self) -> None:
+        """Settle the trials that a killed driver left running."""
+        resumed = {t.user_attrs.get(RESUMED) for t in self._trials()}
+        for trial in self._trials(TrialState.RUNNING):
+            if RECORD in trial.user_attrs:
+                self._tell(trial.number, TrialRecord.from_json(trial.user_attrs[RECORD]))
+                continue
+            if trial.number not in resumed:
+                attrs = {RESUMED: trial.number, REFERENCE: trial.user_attrs.get(REFERENCE)}
+                self.optuna.enqueue_trial(trial.params, user_attrs={k: v for k, v in attrs.items() if v is not None})
+            Trial(self.optuna, trial._trial_id).set_user_attr(INTERRUPTED, True)
+            self.optuna.tell(trial.number, state=TrialState.FAIL)
+
+    def ask(self) -> Asked:
+        """The next trial: references and interrupted ones first, then what the sampler proposes."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            trial = self.optuna.ask()
+            recipe = self._space.suggest(trial)
+        reference = trial.user_attrs.get(REFERENCE)
+        return Asked(trial.number, recipe, reference, trial, int(time.time() * 1000))
+
+    def tell(self, asked: Asked, record: TrialRecord) -> None:
+        """Store the record, then tell Optuna."""
+        if record.state == "complete":
+            for limit in self._limits:
+                asked.trial.set_constraint(str(limit), limit.violation(record.metrics[limit.metric]))
+        asked.trial.set_user_attr(RECORD, record.to_json())
+        self._tell(asked.number, record)
+
+    def _tell(self, number: int, record: TrialRecord) -> None:
+        if record.state == "complete":
+            self.optuna.tell(number, [record.metrics[name] for name in self._settings.objectives])
+        else:
+            self.optuna.tell(number, state=TrialState.FAIL)
+
+    def violations(self, metrics: dict[str, float]) -> dict[str, float]:
+        """constraint -> how far the metrics are beyond it; <= 0 is feasible."""
+        return {str(limit): limit.violation(metrics[limit.metric]) for limit in self._limits}
+
+    def records(self) -> list[TrialRecord]:
+        """Every finished trial, in order of number; interrupted ones are not finished."""
+        finished = self._trials(TrialState.COMPLETE, TrialState.FAIL)
+        return [TrialRecord.from_json(t.user_attrs[RECORD]) for t in finished if RECORD in t.user_attrs]
+
+    def get(self, key: str) -> Any:
+        """A value stored with the sweep by `put`; None if there is none."""
+        found = self.optuna.user_attrs.get(key)
+        return None if found is None else json.loads(found)
+
+    def put(self, key: str, value: Any) -> None:
+        """Store a plain value with the sweep."""
+        self.optuna.set_user_attr(key, json.dumps(value))
+
+    def _trials(self, *states: TrialState) -> Sequence[FrozenTrial]:
+        return self.optuna.get_trials(deepcopy=False, states=states or None)
+
+
+def sweep_names(study: str, storage: str) -> list[str]:
+    """Names of the study's sweeps, oldest first: `mnist_prune-001`, ..."""
+    names = optuna.get_all_study_names(storage)
+    own = [n for n in names if n.rpartition("-")[0] == study and n.rpartition("-")[2].isdigit()]
+    return sorted(own, key=lambda n: int(n.rpartition("-")[2]))
+
+
+@contextmanager
+def driver_lock(root: Path, study: str) -> Iterator[None]:
+    """Only one driver per study: a second would evaluate enqueued trials twice. Raises SweepError when taken."""
+    path = root / "locks" / f"{study}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SweepError(
+                f"study {study}: another process is running it; wait for it, or stop it and start this again"
+            ) from None
+        yield
+
+
+def _quiet_optuna() -> None:
+    """Optuna's log lines repeat what the progress display says."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+
+
+def _leaves(nested: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(nested, dict) or not nested:
+        return {prefix.rstrip("."): nested}
+    return {k: v for key, value in nested.items() for k, v in _leaves(value, f"{prefix}{key}.").items()}
