@@ -20,11 +20,10 @@ from search.constraint import Constraint
 from search.parse import parse, unknown
 from search.record import METRICS
 from search.space import Space, SpaceError
-from trainers.base import DenseSpec, capabilities
+from trainers.base import TRAINERS, DenseSpec, capabilities
 
 Positive = Annotated[int, Field(ge=1)]
 Device = Literal["auto", "cpu", "cuda"]
-RuntimeName = Literal["onnxruntime", "openvino", "torch", "litert"]
 
 
 class ConfigError(ValueError):
@@ -90,7 +89,7 @@ class Study(Section):
     constraints: list[str] = []
     recipe: dict[str, Any]
     references: dict[str, dict[str, Any]] = {}
-    runtime: RuntimeName | dict[Literal["pytorch", "tensorflow"], RuntimeName]
+    runtime: str | dict[str, str]
     dense: DenseTraining = DenseTraining()
     data: Data = Data()
     sampler: Sampler = Sampler()
@@ -110,7 +109,7 @@ class Study(Section):
 
     def runtime_of(self, trainer: str) -> str:
         """The runtime that serves this trainer's files."""
-        return self.runtime if isinstance(self.runtime, str) else self.runtime[trainer]  # type: ignore[index]
+        return self.runtime if isinstance(self.runtime, str) else self.runtime[trainer]
 
     def dense_spec(self, trainer: str, model: str) -> DenseSpec:
         """How this study trains the dense `model`."""
@@ -149,7 +148,7 @@ def check(raw: Mapping[str, Any]) -> Config:
     try:
         config = Config.model_validate(raw)
     except ValidationError as error:
-        problems += [_message(dict(e)) for e in error.errors()]
+        problems += _messages(error)
     study = raw.get("study")
     if isinstance(study, Mapping):
         problems += list(_read(study))
@@ -167,6 +166,13 @@ def _read(study: Mapping[str, Any]) -> Iterator[str]:
             parse(study["recipe"])
         except SpaceError as error:
             yield from error.problems
+    runtime = study.get("runtime")
+    for name in runtime.values() if isinstance(runtime, Mapping) else [runtime]:
+        if isinstance(name, str) and name not in FORMATS:
+            yield f"study.runtime: {name!r} is not a runtime; choose from {', '.join(FORMATS)}"
+    for trainer in runtime if isinstance(runtime, Mapping) else ():
+        if trainer not in TRAINERS:
+            yield unknown(f"study.runtime.{trainer}", str(trainer), list(TRAINERS))
     objectives = study.get("objectives")
     for index, name in enumerate(objectives if isinstance(objectives, list) else []):
         if name not in METRICS:
@@ -203,18 +209,28 @@ def _cross(study: Study) -> Iterator[str]:
             yield from (f"study.references.{name}.{problem}" for problem in error.problems)
 
 
-def _message(error: dict[str, Any]) -> str:
-    """One pydantic error in our words: field, value, rule, valid choices."""
-    location = [
-        part for part in error["loc"] if not (isinstance(part, str) and re.search(r"[\[\]()]|^literal|^int$", part))
-    ]
-    where = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in location).lstrip(".")
-    if error["type"] == "extra_forbidden":
-        return unknown(where, str(location[-1]), _fields_at(location[:-1]))
-    if error["type"] == "missing":
-        return f"{where}: missing; write {where}=..."
-    rule = error["msg"][0].lower() + error["msg"][1:]
-    return f"{where}: {error['input']!r} is not valid; {rule.replace('input ', 'it ')}"
+def _messages(error: ValidationError) -> Iterator[str]:
+    """pydantic's errors in our words, one per field: field, value, rule, valid choices."""
+    found: dict[str, list[str]] = {}
+    values: dict[str, Any] = {}
+    for item in error.errors():
+        # Members of a union and of a dict's type are spelt out in the location; people write none of them.
+        location = [
+            p
+            for p in item["loc"]
+            if not (isinstance(p, str) and re.search(r"[\[\]()]|^(literal|int|str|constrained-.*)$", p))
+        ]
+        where = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in location).lstrip(".")
+        if item["type"] == "extra_forbidden":
+            yield unknown(where, str(location[-1]), _fields_at(location[:-1]))
+        elif item["type"] == "missing":
+            yield f"{where}: missing; write {where}=..."
+        else:
+            values[where] = item["input"]
+            rule = re.sub(r"a valid dictionary.*", "a mapping", item["msg"]).removeprefix("Input ")
+            found.setdefault(where, []).append(rule[0].lower() + rule[1:])
+    for where, rules in found.items():
+        yield f"{where}: {values[where]!r} is not valid; it {', or '.join(rules)}"
 
 
 def _fields_at(location: list[Any]) -> list[str]:

@@ -24,8 +24,7 @@ def parse(recipe: Any, where: str = "study.recipe") -> Space:
     if not entries["model"]:
         models = dict.fromkeys(m for t in TRAINERS for m in capabilities(t).models)
         problems.append(f"{where}.model: missing; choose from {', '.join(models)}")
-    if not problems:
-        problems = list(_impossible(Space(entries), where))
+    problems += _impossible(Space(entries), where)
     if problems:
         raise SpaceError(problems)
     return Space(entries)
@@ -132,10 +131,10 @@ def _try(field: str, value: Any, where: str, problems: list[str]) -> None:
 
 def _impossible(space: Space, where: str) -> Iterator[str]:
     """Values that some trainer of the study cannot carry out (with several trainers: that none can)."""
-    able = {t: capabilities(t) for t in space.trainers()}
+    able = {t: capabilities(t) for t in space.trainers() if t in TRAINERS}
     for field, capability in CAPABILITY.items():
         for value in space.possible(field):
-            if not any(value in getattr(c, capability) for c in able.values()):
+            if value != "" and not any(value in getattr(c, capability) for c in able.values()):
                 valid = dict.fromkeys(v for c in able.values() for v in getattr(c, capability))
                 yield (
                     f"{where}.{field}: the {'/'.join(able)} trainer has no {value!r}; "

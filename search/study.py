@@ -61,7 +61,7 @@ class Sweep:
         self.name = name
         self.optuna = study
         self._settings = settings
-        self._space = settings.space
+        self.space = settings.space
         self._limits = settings.limits
         self.directions = [METRICS[name].direction for name in settings.objectives]
 
@@ -118,7 +118,7 @@ class Sweep:
         enqueued = {t.user_attrs.get(REFERENCE) for t in self._trials()}
         for name, partial in self._settings.references.items():
             if name not in enqueued:
-                self.optuna.enqueue_trial(self._space.reference(partial), user_attrs={REFERENCE: name})
+                self.optuna.enqueue_trial(self.space.reference(partial), user_attrs={REFERENCE: name})
 
     def _recover(self) -> None:
         """Settle the trials that a killed driver left running."""
@@ -138,7 +138,7 @@ class Sweep:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             trial = self.optuna.ask()
-            recipe = self._space.suggest(trial)
+            recipe = self.space.suggest(trial)
         reference = trial.user_attrs.get(REFERENCE)
         return Asked(trial.number, recipe, reference, trial, int(time.time() * 1000))
 

@@ -1,0 +1,99 @@
+"""What a person sees while a sweep runs: a bar with the time left, the best so far, what each worker is doing."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
+
+from search.record import TrialRecord, metric
+
+
+class Display:
+    """Live on a terminal; one line per finished trial everywhere, so that a log file reads as well."""
+
+    def __init__(self, total: int, done: int, objectives: list[str], console: Console | None = None):
+        self.console = console or Console(highlight=False)
+        self._objectives = objectives
+        self._best: dict[str, TrialRecord] = {}
+        self._working: dict[int, tuple[str, str, float]] = {}
+        self._said: dict[int, tuple[str, float]] = {}
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(elapsed_when_finished=True),
+            console=self.console,
+        )
+        self._task = self._bar.add_task("trials", total=total, completed=done)
+        self._live = Live(console=self.console, refresh_per_second=4, get_renderable=self._render)
+
+    def __enter__(self) -> Display:
+        if self.console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if self.console.is_terminal:
+            self._live.stop()
+
+    def say(self, text: str) -> None:
+        """A line that stays."""
+        self.console.print(text, soft_wrap=True)
+
+    def started(self, key: int, what: str) -> None:
+        """A worker begins `what`."""
+        self._working[key] = (what, "starting", 0.0)
+
+    def progress(self, key: int, stage: str, fraction: float) -> None:
+        """The work is at `fraction` of `stage`. Without a terminal a line is printed now and then."""
+        if key not in self._working:
+            return
+        what = self._working[key][0]
+        self._working[key] = (what, stage, fraction)
+        if not self.console.is_terminal and key < 0:
+            before, when = self._said.get(key, ("", 0.0))
+            if stage != before or time.monotonic() - when > 10:
+                self._said[key] = (stage, time.monotonic())
+                self.say(f"  {what}: {stage} {100 * fraction:.0f} %")
+
+    def finished(self, key: int) -> None:
+        """The work of this key has ended."""
+        self._working.pop(key, None)
+
+    def record(self, record: TrialRecord, total: int) -> None:
+        """A trial has ended: its line, the bar and the best so far."""
+        self._bar.advance(self._task)
+        if record.state == "complete" and record.feasible:
+            for name in self._objectives:
+                best = self._best.get(name)
+                sign = -1 if metric(name).direction == "maximize" else 1
+                if best is None or sign * record.metrics[name] < sign * best.metrics[name]:
+                    self._best[name] = record
+        self.say(f"[{record.number + 1:>3}/{total}] {_line(record, self._objectives)}")
+
+    def _render(self) -> Group:
+        best = [
+            f"{name} {metric(name).text(record.metrics[name])} ({record.words})" for name, record in self._best.items()
+        ]
+        rows = [Text(f"  {what}: {stage} {100 * f:.0f} %") for what, stage, f in self._working.values()]
+        lines = [Text("best so far: " + " | ".join(best))] if best else []
+        return Group(self._bar, *lines, *rows)
+
+
+def _line(record: TrialRecord, objectives: list[str]) -> str:
+    name = f"{record.words}" + (f" ({record.reference})" if record.reference else "")
+    if record.state == "failed":
+        return f"{name}: FAILED: {record.reason}"
+    shown = dict.fromkeys([*objectives, "latency_ratio", "compression_ratio"])
+    figures = ", ".join(f"{n} {metric(n).text(record.metrics[n])}" for n in shown if n in record.metrics)
+    marks = "" if record.feasible else " [infeasible]"
+    if record.duplicate_of is not None:
+        marks += f" [same as trial {record.duplicate_of + 1}]"
+    return f"{name}: {figures}{marks}".replace("[", "\\[")

@@ -1,0 +1,51 @@
+"""Search a study: `python -m search.run study=mnist_prune`.
+
+The way of a trial: the sweep asks Optuna for a recipe (study.py), a worker carries it out and measures the exported
+file (objective.py, in an executor's process), the driver tells Optuna and logs to MLflow (drive.py, tracking.py);
+at the end the front is reported (report.py).
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig
+
+from search import cli
+
+EXPERIMENTS = Path(__file__).parent.parent / "experiments"
+
+
+@hydra.main(version_base="1.3", config_path=str(EXPERIMENTS), config_name="config")
+def search(raw: DictConfig) -> None:
+    """Search the composed study until its budget is spent, then report the front."""
+    with cli.clear_errors():
+        config = cli.check(raw)
+        # What follows takes seconds to import: a mistake in the configuration is answered before.
+        from search import drive, executor, report, study, tracking
+        from search.display import Display
+
+        with study.driver_lock(config.root, config.study.name):
+            sweep = study.Sweep.open(config.study, cli.storage(config.root), config.fresh)
+            records = sweep.records()
+            log = tracking.open_sweep(config, sweep, records)
+            with Display(config.study.budget.trials, len(records), config.study.objectives) as display:
+                workers = executor.start(config.executor)
+                try:
+                    drive.Driver(config, sweep, workers, display, log.trial).run()
+                finally:
+                    workers.close()
+            log.finish(sweep.records())
+        report.say(config.root, config.study.name, sweep.name)
+
+
+def main() -> None:
+    """The command line; usage errors end with exit code 2 and without a traceback."""
+    sys.argv[1:] = cli.precheck(sys.argv[1:], EXPERIMENTS)
+    search()
+
+
+if __name__ == "__main__":
+    main()
