@@ -21,9 +21,10 @@ def parse(recipe: Any, where: str = "study.recipe") -> Space:
     entries: dict[str, Any] = dict(DEFAULTS)
     for field, raw in _leaves(recipe, where, problems):
         entries[field] = _entry(field, raw, f"{where}.{field}", problems)
-    if not entries["model"]:
+    if "model" not in recipe:
         models = dict.fromkeys(m for t in TRAINERS for m in capabilities(t).models)
         problems.append(f"{where}.model: missing; choose from {', '.join(models)}")
+    # A field with a mistake keeps its default, so what is checked here is the rest.
     problems += _impossible(Space(entries), where)
     if problems:
         raise SpaceError(problems)
@@ -71,8 +72,7 @@ def _entry(field: str, raw: Any, where: str, problems: list[str]) -> Any:
             f"{where}: {dict(raw)!r} is not a value; write one, or {{choices: [...]}}, or {{low: .., high: ..}}"
         )
         return DEFAULTS[field]
-    _try(field, raw, where, problems)
-    return raw
+    return raw if _try(field, raw, where, problems) else DEFAULTS[field]
 
 
 def _choice(field: str, raw: Mapping[str, Any], where: str, problems: list[str]) -> Any:
@@ -81,11 +81,10 @@ def _choice(field: str, raw: Mapping[str, Any], where: str, problems: list[str])
     if not isinstance(values, list) or not values:
         problems.append(f"{where}.choices: {values!r} must be a list with at least one value")
         return DEFAULTS[field]
-    for index, value in enumerate(values):
-        _try(field, value, f"{where}.choices[{index}]", problems)
+    valid = [v for i, v in enumerate(values) if _try(field, v, f"{where}.choices[{i}]", problems)]
     if len(set(map(repr, values))) < len(values):
         problems.append(f"{where}.choices: {values!r} holds a value twice")
-    return Choice(tuple(values)) if len(values) > 1 else values[0]
+    return Choice(tuple(valid)) if len(valid) > 1 else valid[0] if valid else DEFAULTS[field]
 
 
 def _range(field: str, raw: Mapping[str, Any], where: str, problems: list[str]) -> Any:
@@ -113,25 +112,26 @@ def _range(field: str, raw: Mapping[str, Any], where: str, problems: list[str]) 
     return Range(low, high, log, step, whole=isinstance(DEFAULTS[field], int))
 
 
-def _try(field: str, value: Any, where: str, problems: list[str]) -> None:
-    """Check one value of a field by building a Recipe with it; its own message says what is wrong."""
+def _try(field: str, value: Any, where: str, problems: list[str]) -> bool:
+    """Whether the value is one for this field, by building a Recipe with it; its own message says what is wrong."""
     kind = type(DEFAULTS[field])
     if isinstance(value, bool) or not isinstance(value, (int, float) if kind is float else kind):
         names = {int: "a whole number", float: "a number", str: "a word"}
         problems.append(f"{where}: {value!r} must be {names[kind]}")
-        return
-    if field == "trainer" and value not in TRAINERS:
+    elif field == "trainer" and value not in TRAINERS:
         problems.append(f"{where}: {value!r} is not valid; choose from {', '.join(TRAINERS)}")
-        return
-    try:
-        Recipe.from_dict(nest({**DEFAULTS, "model": "any", field: value}))
-    except RecipeError as error:
-        problems.append(f"{where}: {str(error).split(': ', 1)[-1]}")
+    else:
+        try:
+            Recipe.from_dict(nest({**DEFAULTS, "model": "any", field: value}))
+            return True
+        except RecipeError as error:
+            problems.append(f"{where}: {str(error).split(': ', 1)[-1]}")
+    return False
 
 
 def _impossible(space: Space, where: str) -> Iterator[str]:
     """Values that some trainer of the study cannot carry out (with several trainers: that none can)."""
-    able = {t: capabilities(t) for t in space.trainers() if t in TRAINERS}
+    able = {t: capabilities(t) for t in space.trainers()}
     for field, capability in CAPABILITY.items():
         for value in space.possible(field):
             if value != "" and not any(value in getattr(c, capability) for c in able.values()):
