@@ -1,13 +1,18 @@
-"""What is known of one finished trial, as plain data: kept in Optuna, logged to MLflow, read by the report."""
+"""What is known of a finished trial and of a sweep, as plain data: kept in Optuna, logged to MLflow, reported."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 STATES = ("complete", "failed")
+STATUSES = ("finished", "interrupted", "failed")
 
 
 @dataclass(frozen=True)
@@ -88,6 +93,32 @@ class TrialRecord:
         if self.end_ms < self.start_ms:
             raise ValueError(f"record.end_ms: {self.end_ms} lies before start_ms, {self.start_ms}")
 
+    def figures(self) -> list[tuple[str, float, int]]:
+        """(name, value, step) of everything measured, finite values only: metrics, `seconds/STAGE`,
+        `violation/CONSTRAINT` at step 0, `epoch/NAME` at the number of the epoch.
+        """
+        named = dict(self.metrics)
+        named |= {f"seconds/{stage}": seconds for stage, seconds in self.stages.items()}
+        named |= {f"violation/{name}": amount for name, amount in self.violations.items()}
+        steps = [(f"epoch/{name}", value, i) for i, one in enumerate(self.curves) for name, value in one.items()]
+        every = [(name, value, 0) for name, value in named.items()] + steps
+        return [(name, float(value), step) for name, value, step in every if math.isfinite(value)]
+
+    def tags(self) -> dict[str, str]:
+        """What is said of the trial besides params and figures, each as a short text; `read_row` reads it back."""
+        said = {
+            "pare.state": self.state,
+            "pare.feasible": str(self.feasible and self.state == "complete").lower(),
+            "pare.reference": self.reference or "",
+            "pare.reason": self.reason or "",
+            "pare.duplicate_of": "" if self.duplicate_of is None else str(self.duplicate_of),
+            "pare.data_digest": self.data_digest,
+            "mlflow.source.git.commit": self.git_commit,
+        }
+        said |= {f"version.{name}": version for name, version in self.versions.items()}
+        said |= {f"environment.{key}": str(value) for key, value in flat(self.environment)}
+        return {key: value for key, value in said.items() if value}
+
     def to_json(self) -> str:
         """One line of JSON; `from_json` gives an equal record."""
         return json.dumps(asdict(self), sort_keys=True)
@@ -107,3 +138,52 @@ class TrialRecord:
         if missing := [name for name in ("number", "state", "start_ms", "end_ms") if name not in values]:
             raise ValueError(f"record.{missing[0]}: missing")
         return TrialRecord(**values)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a sweep came to. `status`: finished, interrupted or failed. `front`: one row per member, for reading.
+
+    `metrics`: single figures. `hypervolume`: columns number, end_ms, hypervolume, one row per trial. `files`: report
+    and pictures. `note`: Markdown, shown as the description of the sweep and of the experiment.
+    """
+
+    status: str
+    front: pd.DataFrame
+    hypervolume: pd.DataFrame
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    files: Sequence[Path] = ()
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        if self.status not in STATUSES:
+            raise ValueError(f"outcome.status: {self.status!r} is not valid; choose from {', '.join(STATUSES)}")
+
+
+def flat(nested: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted name, value) of nested mappings."""
+    for key, value in nested.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def read_row(
+    words: str, tags: Mapping[str, str], metrics: Mapping[str, float], params: Mapping[str, str]
+) -> dict[str, Any]:
+    """A recorded trial as one row of a table: number, state ("running" before it is complete), words, reason, feasible,
+    on_front, reference, duplicate_of (-1 for none), then metrics, params, `environment.*` and `version.*`.
+    """
+    row: dict[str, Any] = {
+        "number": int(tags["pare.trial"]),
+        "state": tags.get("pare.state", "running"),
+        "words": words,
+        "reason": tags.get("pare.reason", ""),
+        "feasible": tags.get("pare.feasible") == "true",
+        "on_front": tags.get("pare.front") == "true",
+        "reference": tags.get("pare.reference", ""),
+        "duplicate_of": int(tags.get("pare.duplicate_of", -1)),
+    }
+    said = {key: value for key, value in tags.items() if key.startswith(("environment.", "version."))}
+    return dict(params) | said | {key: value for key, value in metrics.items() if key != "on_front"} | row
