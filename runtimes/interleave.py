@@ -1,0 +1,220 @@
+"""The measuring process: `python -m runtimes.interleave` reads one JSON request and writes one JSON answer.
+
+A block is a few milliseconds of each file in short bursts, in random order. Each block loads all files afresh, in
+random order, as long as loading takes at most half of the time: two sessions of one file differ by about 1 % for
+as long as they live (memory layout), and the interval must cover that.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import platform
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+
+from runtimes.base import Artifact, ArtifactError, Runtime, Session, load
+from runtimes.interval import quiet_blocks, ratio_interval
+from runtimes.latency import LEAST_BLOCKS, Comparison, LatencySpec, Timing
+
+BURST_NS = 2_000_000
+BURSTS = 4
+CHECK_EVERY = 4  # blocks
+
+
+class Bench:
+    """The files at one batch size and number of threads. `levels`: [blocks][files], median ns of a call."""
+
+    def __init__(self, runtime: Runtime, files: list[Artifact], batch: int, threads: int, seed: int) -> None:
+        self.levels: list[list[float]] = []
+        self.calls: list[list[np.ndarray]] = []
+        self.started = time.perf_counter()
+        self._runtime, self._files, self._batch, self._threads = runtime, files, batch, threads
+        self._rng = np.random.default_rng(seed)
+        self._sessions: dict[int, Session] = {}
+        self._inputs: dict[int, np.ndarray] = {}
+        self._loading = 0.0
+
+    def seconds(self) -> float:
+        """Time since the start."""
+        return time.perf_counter() - self.started
+
+    def block(self) -> None:
+        """Measure one block of every file."""
+        if self._loading <= self.seconds() / 2:
+            self._reload()
+        bursts: list[list[np.ndarray]] = [[] for _ in self._files]
+        slowest = max(float(self._burst(index, BURST_NS)[-1]) for index in range(len(self._files)))
+        for _ in range(int(np.clip(BURSTS * BURST_NS / slowest, 1, BURSTS))):
+            for index in self._rng.permutation(len(self._files)):
+                bursts[index].append(self._burst(index, BURST_NS))
+        self.levels.append([float(np.median([np.median(burst) for burst in each])) for each in bursts])
+        self.calls.append([np.concatenate(each) for each in bursts])
+
+    def _reload(self) -> None:
+        began = time.perf_counter()
+        self._sessions.clear()
+        for index in map(int, self._rng.permutation(len(self._files))):
+            session = self._runtime.load(self._files[index], self._threads, self._batch)
+            if index not in self._inputs:
+                shape = (self._batch, *session.input_shape)
+                self._inputs[index] = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
+            self._sessions[index] = session
+            session.predict(self._inputs[index])
+        self._loading += time.perf_counter() - began
+
+    def _burst(self, index: int, least_ns: int) -> np.ndarray:
+        """Nanoseconds of single calls, one after the other for at least `least_ns`."""
+        predict, inputs, clock = self._sessions[index].predict, self._inputs[index], time.perf_counter_ns
+        taken, until, now = [], clock() + least_ns, 0
+        while now < until:
+            before = clock()
+            predict(inputs)
+            now = clock()
+            taken.append(now - before)
+        return np.array(taken, dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The ratio to file 0 as it stands; `quiet`: bool [blocks], those that count."""
+
+    ratio: float
+    low: float
+    high: float
+    quiet: np.ndarray
+    undisturbed: int
+
+    def tight(self, spec: LatencySpec) -> bool:
+        """Whether there are enough undisturbed blocks and the interval is as narrow as asked."""
+        return self.undisturbed >= spec.min_blocks and self.high - self.low <= 2 * spec.target_rel_ci * self.ratio
+
+
+def estimate(bench: Bench, candidate: int, seed: int) -> Estimate:
+    """The candidate's ratio to file 0 from its undisturbed blocks, or from all if there are hardly any."""
+    times = np.array(bench.levels)[:, [candidate, 0]]
+    quiet = quiet_blocks(times)
+    undisturbed = int(quiet.sum())
+    if undisturbed < LEAST_BLOCKS:
+        quiet = np.ones(len(times), dtype=bool)
+    return Estimate(*ratio_interval(times[quiet], np.random.default_rng(seed)), quiet, undisturbed)
+
+
+def timing(bench: Bench, index: int, quiet: np.ndarray, batch: int) -> Timing:
+    """Percentiles over the calls of one file in the quiet blocks."""
+    calls = np.concatenate([block[index] for block, counts in zip(bench.calls, quiet, strict=True) if counts]) / 1e6
+    p25, p50, p75, p95 = np.percentile(calls, [25, 50, 75, 95])
+    return Timing(float(p50), float(p95), float(p75 - p25), float(1000 * batch / calls.mean()))
+
+
+def warning(found: Estimate, spec: LatencySpec, seconds: float) -> str | None:
+    """In words, why figures with a wide interval or from a disturbed machine are not to be trusted."""
+    if found.tight(spec):
+        return None
+    return (
+        f"the machine is too noisy to tell: ratio {found.ratio:.3f}, 95 % interval {found.low:.3f} to "
+        f"{found.high:.3f} after {seconds:.1f} s, {found.undisturbed} of {len(found.quiet)} blocks undisturbed "
+        f"(asked: {spec.min_blocks} and ±{100 * spec.target_rel_ci:g} %); end other programs or raise "
+        f"latency.max_seconds"
+    )
+
+
+def compare_all(
+    runtime: Runtime, files: list[Artifact], batch: int, threads: int, spec: LatencySpec
+) -> list[Comparison]:
+    """Measure every file beside file 0 until all intervals are tight or time is up; one Comparison per candidate."""
+    pin(threads)
+    bench = Bench(runtime, files, batch, threads, spec.seed)
+    candidates, stopped = range(1, len(files)), ""
+    while not stopped:
+        bench.block()
+        count, late = len(bench.levels), bench.seconds() > spec.max_seconds * len(candidates)
+        if count < LEAST_BLOCKS or not (late or (count >= spec.min_blocks and count % CHECK_EVERY == 0)):
+            continue
+        found = [estimate(bench, candidate, spec.seed) for candidate in candidates]
+        stopped = "tight" if all(each.tight(spec) for each in found) else "time" if late else ""
+    seconds = bench.seconds()
+    return [
+        Comparison(
+            batch=batch,
+            threads=threads,
+            candidate=timing(bench, candidate, each.quiet, batch),
+            baseline=timing(bench, 0, each.quiet, batch),
+            ratio=each.ratio,
+            ratio_low=each.low,
+            ratio_high=each.high,
+            blocks=len(each.quiet),
+            undisturbed=each.undisturbed,
+            seconds=seconds,
+            stopped=stopped,
+            noisy=warning(each, spec, seconds),
+        )
+        for candidate, each in zip(candidates, found, strict=True)
+    ]
+
+
+ALLOWED = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+
+
+def pin(threads: int) -> None:
+    """Stay on the `threads` least busy cores, where the system allows it."""
+    if not ALLOWED:
+        return
+    os.sched_setaffinity(0, ALLOWED)
+    busy = psutil.cpu_percent(interval=0.1, percpu=True)
+    # Interrupts are mostly served by the first core.
+    os.sched_setaffinity(0, sorted(ALLOWED, key=lambda core: (busy[core], -core))[:threads])
+
+
+def environment(name: str, runtime: Runtime) -> dict[str, Any]:
+    """Where the figures were measured, as they need it to be compared with others."""
+    cpuinfo, governor = Path("/proc/cpuinfo"), Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "")
+    return {
+        "cpu": model or platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "governor": governor.read_text().strip() if governor.exists() else "unknown",
+        "load_average": os.getloadavg()[0],
+        "affinity": sorted(os.sched_getaffinity(0)) if ALLOWED else None,
+        "host": platform.node(),
+        "runtime": name,
+        "runtime_version": runtime.version(),
+        "frameworks": [module for module in ("torch", "tensorflow") if module in sys.modules],
+    }
+
+
+def answer(request: dict[str, Any]) -> dict[str, Any]:
+    """The request's comparisons, [candidates][batch sizes x threads], and the environment."""
+    values = request["spec"] | {key: tuple(request["spec"][key]) for key in ("batch", "threads")}
+    spec, runtime = LatencySpec(**values), load(request["runtime"])
+    files = [Artifact(Path(each["path"]), each["format"], each["sha256"]) for each in request["files"]]
+    gc.disable()
+    pairs = [compare_all(runtime, files, batch, threads, spec) for batch in spec.batch for threads in spec.threads]
+    return {
+        "comparisons": [[asdict(comparison) for comparison in each] for each in zip(*pairs, strict=True)],
+        "environment": environment(request["runtime"], runtime),
+    }
+
+
+def main() -> None:
+    """Standard output carries the answer alone: what libraries print there goes to standard error."""
+    out = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    try:
+        result = answer(json.load(sys.stdin))
+    except ArtifactError as problem:
+        result = {"artifact_error": str(problem)}
+    json.dump(result, out)
+    out.close()
+
+
+if __name__ == "__main__":
+    main()

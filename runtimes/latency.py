@@ -1,0 +1,183 @@
+"""How fast an exported file is beside its baseline: measured in a process of its own, both interleaved.
+
+The process imports the runtime and nothing of a training framework (`runtimes/interleave.py`); the host is quiet
+meanwhile (`runtimes/quiet.py`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from runtimes import quiet
+from runtimes.base import FORMATS, Artifact, ArtifactError
+
+LEAST_BLOCKS = 5  # below that an interval says nothing
+
+
+class LatencyError(RuntimeError):
+    """The measuring process crashed or ran out of time; the message says how."""
+
+
+@dataclass(frozen=True)
+class LatencySpec:
+    """What to measure and when to stop.
+
+    Every batch size is measured with every number of threads; the study's figures are those of the first of each.
+    A measurement stops when the half-width of the ratio's 95 % interval is at most `target_rel_ci` of the ratio
+    (from `min_blocks` blocks on), or after `max_seconds` for each candidate, batch size and number of threads.
+    """
+
+    batch: tuple[int, ...] = (1,)
+    threads: tuple[int, ...] = (1,)
+    target_rel_ci: float = 0.03
+    max_seconds: float = 4.0
+    min_blocks: int = 16
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, values in (("batch", self.batch), ("threads", self.threads)):
+            if not values or any(value < 1 for value in values):
+                raise ValueError(f"latency.{name}: {list(values)} must hold whole numbers of at least 1")
+        if not 0 < self.target_rel_ci < 1:
+            raise ValueError(f"latency.target_rel_ci: {self.target_rel_ci} must lie between 0 and 1, such as 0.03")
+        if self.max_seconds <= 0:
+            raise ValueError(f"latency.max_seconds: {self.max_seconds} must be above 0 seconds")
+        if self.min_blocks < LEAST_BLOCKS:
+            raise ValueError(f"latency.min_blocks: {self.min_blocks} must be at least {LEAST_BLOCKS}")
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Single calls of one file in undisturbed blocks: percentiles in ms, `throughput` in inputs per second."""
+
+    p50_ms: float
+    p95_ms: float
+    iqr_ms: float
+    throughput: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Candidate and baseline at one batch size and number of threads.
+
+    `ratio`: candidate over baseline with its 95 % interval. `blocks`: how many were measured; `undisturbed` of them
+    count. `stopped`: tight or time. `noisy`: the warning, in words, when the machine was too noisy to tell.
+    """
+
+    batch: int
+    threads: int
+    candidate: Timing
+    baseline: Timing
+    ratio: float
+    ratio_low: float
+    ratio_high: float
+    blocks: int
+    undisturbed: int
+    seconds: float
+    stopped: str
+    noisy: str | None
+
+
+@dataclass(frozen=True)
+class LatencyResult:
+    """One candidate's comparisons, the study's first, and where they were measured."""
+
+    comparisons: tuple[Comparison, ...]
+    environment: dict[str, Any]
+
+    @property
+    def latency_ms(self) -> float:
+        """Median of one call, in ms."""
+        return self.comparisons[0].candidate.p50_ms
+
+    @property
+    def latency_ratio(self) -> float:
+        """Candidate over baseline: below 1 is faster."""
+        return self.comparisons[0].ratio
+
+    @property
+    def latency_ratio_interval(self) -> tuple[float, float]:
+        """The 95 % interval of `latency_ratio`."""
+        return self.comparisons[0].ratio_low, self.comparisons[0].ratio_high
+
+    @property
+    def noisy(self) -> list[str]:
+        """Every warning."""
+        return [comparison.noisy for comparison in self.comparisons if comparison.noisy]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested plain values, as JSON takes them."""
+        return asdict(self)
+
+    @staticmethod
+    def from_dict(values: dict[str, Any]) -> LatencyResult:
+        """What `to_dict` gave -> LatencyResult."""
+        comparisons = [
+            Comparison(**(made | {side: Timing(**made[side]) for side in ("candidate", "baseline")}))
+            for made in values["comparisons"]
+        ]
+        return LatencyResult(tuple(comparisons), values["environment"])
+
+
+def measure(runtime: str, candidate: Artifact, baseline: Artifact, spec: LatencySpec | None = None) -> LatencyResult:
+    """Latency of `candidate` beside `baseline`, both loaded by `runtime`; waits until the host is quiet.
+
+    Raises ArtifactError for a file that does not load, LatencyError when the measuring process fails.
+    """
+    return measure_many(runtime, [candidate], baseline, spec)[0]
+
+
+def measure_many(
+    runtime: str, candidates: Sequence[Artifact], baseline: Artifact, spec: LatencySpec | None = None
+) -> list[LatencyResult]:
+    """The same for several candidates, all interleaved in one run: one result each, in their order."""
+    spec = spec or LatencySpec()
+    for artifact in (*candidates, baseline):
+        if artifact.format != FORMATS[runtime]:
+            raise ArtifactError(f"{artifact.path}: {runtime} loads .{FORMATS[runtime]} files, not .{artifact.format}")
+    files = [
+        {"path": str(each.path.resolve()), "format": each.format, "sha256": each.sha256}
+        for each in (baseline, *candidates)
+    ]
+    limit = 60 + 20 * spec.max_seconds * len(candidates) * len(spec.batch) * len(spec.threads)
+    with quiet.measuring():
+        answer = _ask({"runtime": runtime, "files": files, "spec": asdict(spec)}, limit)
+    return [
+        LatencyResult.from_dict({"comparisons": each, "environment": answer["environment"]})
+        for each in answer["comparisons"]
+    ]
+
+
+def _ask(request: dict[str, Any], limit: float) -> dict[str, Any]:
+    """Have the measuring process carry out the request within `limit` seconds."""
+    root = Path(__file__).parent.parent
+    paths = [str(root), *filter(None, [os.environ.get("PYTHONPATH")])]
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "runtimes.interleave"],
+            input=json.dumps(request),
+            capture_output=True,
+            text=True,
+            timeout=limit,
+            cwd=root,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+        )
+    except subprocess.TimeoutExpired:
+        raise LatencyError(f"latency: the measuring process gave no answer within {limit:.0f} s") from None
+    if done.returncode:
+        code = done.returncode
+        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"failed with exit status {code}"
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise LatencyError(f"latency: the measuring process {how}: {last}")
+    answer: dict[str, Any] = json.loads(done.stdout)
+    if "artifact_error" in answer:
+        raise ArtifactError(answer["artifact_error"])
+    return answer
