@@ -1,0 +1,125 @@
+"""A sweep on disk: created, resumed, agreed with; nothing told twice, nothing lost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from optuna.trial import TrialState
+
+from search.config import Study, check
+from search.record import TrialRecord
+from search.study import Asked, Sweep, SweepError, driver_lock, sweep_names
+
+RAW: dict[str, Any] = {
+    "name": "tiny",
+    "objectives": ["accuracy", "latency_ms"],
+    "constraints": ["accuracy_drop <= 0.1"],
+    "runtime": "onnxruntime",
+    "recipe": {
+        "model": "lenet300",
+        "pruning": {"granularity": {"choices": ["none", "unstructured"]}, "sparsity": {"low": 0.1, "high": 0.9}},
+    },
+    "references": {"dense": {}, "half": {"pruning": {"granularity": "unstructured", "sparsity": 0.5}}},
+    "budget": {"trials": 8},
+}
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/optuna.db"
+
+
+def study(**changes: Any) -> Study:
+    return check({"study": {**RAW, **changes}}).study
+
+
+def record(asked: Asked, accuracy: float = 0.9, drop: float = 0.05) -> TrialRecord:
+    metrics = {"accuracy": accuracy, "latency_ms": 1.0, "accuracy_drop": drop}
+    plain = asked.recipe.to_dict()
+    return TrialRecord(asked.number, "complete", asked.start_ms, asked.start_ms + 1, recipe=plain, metrics=metrics)
+
+
+def test_references_come_first_and_once(storage: str) -> None:
+    sweep = Sweep.open(study(), storage)
+    again = Sweep.open(study(), storage)
+    assert again.name == sweep.name == "tiny-001"
+    first = [again.ask() for _ in range(4)]
+    assert [a.reference for a in first] == ["dense", "half", None, None]
+    assert [a.recipe.words() for a in first[:2]] == ["dense fp32", "unstructured 50 %"]
+
+
+def test_a_killed_driver_loses_nothing_and_repeats_only_what_was_running(storage: str) -> None:
+    sweep = Sweep.open(study(), storage)
+    told, recorded, running = sweep.ask(), sweep.ask(), sweep.ask()
+    sweep.tell(told, record(told))
+    recorded.trial.set_user_attr("record", record(recorded, 0.8).to_json())  # killed between record and tell
+    resumed = Sweep.open(study(), storage)
+    assert [r.metrics["accuracy"] for r in resumed.records()] == [0.9, 0.8]
+    again = resumed.ask()
+    assert again.recipe == running.recipe
+    states = [t.state for t in resumed.optuna.get_trials()]
+    assert states == [TrialState.COMPLETE, TrialState.COMPLETE, TrialState.FAIL, TrialState.RUNNING]
+
+
+def test_recovering_twice_enqueues_once(storage: str) -> None:
+    Sweep.open(study(), storage).ask()
+    for _ in range(3):
+        sweep = Sweep.open(study(), storage)
+    waiting = [t for t in sweep.optuna.get_trials() if t.state == TrialState.WAITING]
+    assert [t.user_attrs.get("reference") for t in waiting] == ["half", "dense"]
+
+
+def test_a_resumed_sampler_does_not_repeat_its_random_numbers(storage: str) -> None:
+    seen = set()
+    for _ in range(4):
+        sweep = Sweep.open(study(references={}, sampler={"name": "random"}), storage)
+        asked = sweep.ask()
+        sweep.tell(asked, record(asked))
+        seen.add(str(asked.trial.params))
+    assert len(seen) > 1
+
+
+def test_constraints_reach_optuna(storage: str) -> None:
+    sweep = Sweep.open(study(), storage)
+    for drop in (0.05, 0.2):
+        asked = sweep.ask()
+        sweep.tell(asked, record(asked, 0.9 + drop, drop))
+    assert [t.number for t in sweep.optuna.best_trials] == [0]
+    assert sweep.violations({"accuracy_drop": 0.2}) == {"accuracy_drop <= 0.1": pytest.approx(0.1)}
+
+
+def test_other_settings_are_refused_naming_what_changed_and_the_budget_may_grow(storage: str) -> None:
+    Sweep.open(study(), storage)
+    assert Sweep.open(study(budget={"trials": 80}), storage).name == "tiny-001"
+    with pytest.raises(SweepError, match=r"objectives.*(?s:.)*fresh=true"):
+        Sweep.open(study(objectives=["accuracy", "size_bytes"]), storage)
+    fresh = Sweep.open(study(objectives=["accuracy", "size_bytes"]), storage, fresh=True)
+    assert fresh.name == "tiny-002"
+    assert sweep_names("tiny", storage) == ["tiny-001", "tiny-002"]
+
+
+def test_a_broken_database_is_one_clear_message(tmp_path: Path) -> None:
+    (tmp_path / "optuna.db").write_bytes(b"not a database at all, but long enough to be read as one" * 50)
+    with pytest.raises(SweepError, match="cannot be opened"):
+        Sweep.open(study(), f"sqlite:///{tmp_path}/optuna.db")
+
+
+def test_one_driver_per_study(tmp_path: Path) -> None:
+    with driver_lock(tmp_path, "tiny"):
+        with pytest.raises(SweepError, match="another process is running it"), driver_lock(tmp_path, "tiny"):
+            pass
+        with driver_lock(tmp_path, "other"):
+            pass
+    with driver_lock(tmp_path, "tiny"):
+        pass
+
+
+@pytest.mark.parametrize("name", ["tpe", "gp", "nsga2", "random"])
+def test_every_sampler_gets_past_its_startup(storage: str, name: str) -> None:
+    sweep = Sweep.open(study(sampler={"name": name, "startup_trials": 3}), storage)
+    for i in range(6):
+        asked = sweep.ask()
+        sweep.tell(asked, record(asked, 0.8 + 0.01 * i))
+    assert len(sweep.records()) == 6
