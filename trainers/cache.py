@@ -13,6 +13,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -82,8 +83,8 @@ def fill(
             partial.rename(folder)
         except BaseException as error:
             _remove(partial)
-            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise CacheError(_full_disk(folder, error)) from error
+            if _disk_is_full(error):
+                raise CacheError(_full_disk(folder)) from error
             raise
     return True
 
@@ -135,10 +136,18 @@ def _remove(folder: Path) -> None:
     shutil.rmtree(doomed)
 
 
-def _full_disk(folder: Path, error: OSError) -> str:
+def _disk_is_full(error: BaseException) -> bool:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    # safetensors and NumPy report it in words alone.
+    said = str(error)
+    return "No space left on device" in said or re.search(r"\d+ requested and \d+ written", said) is not None
+
+
+def _full_disk(folder: Path) -> str:
     free = shutil.disk_usage(folder.parent).free
     return (
-        f"cache: {folder} could not be written: {error.strerror} ({free / 1e6:.0f} MB free); nothing was kept. "
+        f"cache: {folder} could not be written: the disk is full ({free / 1e6:.0f} MB free); nothing was kept. "
         "Free some space, or put the cache on another disk, and run the same command again"
     )
 

@@ -152,17 +152,23 @@ def _prepare(home: Path, wanted: str, folder: Path | None, progress: Progress) -
             shutil.rmtree(scratch, ignore_errors=True)
         chosen = stratified(original["train"].labels, VALIDATION_SIZE, SPLIT_SEED)
         rest = np.setdiff1d(np.arange(len(original["train"])), chosen)
-        parts = {"train": original["train"][rest], "validation": original["train"][chosen], "test": original["test"]}
-        for done, (name, split) in enumerate(parts.items()):
+        parts = {
+            "train": (original["train"], rest),
+            "validation": (original["train"], chosen),
+            "test": (original["test"], np.arange(len(original["test"]))),
+        }
+        for done, (name, (source, positions)) in enumerate(parts.items()):
             progress("writing the splits", done / len(parts))
             if name == wanted or not (home / name).exists():  # an existing test split stays closed
-                cached.fill(home / name, functools.partial(_save, split))
+                cached.fill(home / name, functools.partial(_save, source, positions))
         progress("writing the splits", 1.0)
 
 
-def _save(split: Split, folder: Path) -> None:
-    np.save(folder / "images.npy", split.images)
-    np.save(folder / "labels.npy", split.labels)
+def _save(source: Split, positions: np.ndarray, folder: Path) -> None:
+    """`positions.npy` says where each sample stands in the original files, for whoever repeats the split."""
+    np.save(folder / "images.npy", source.images[positions])
+    np.save(folder / "labels.npy", source.labels[positions])
+    np.save(folder / "positions.npy", positions)
 
 
 def _fetch(name: str, scratch: Path, folder: Path | None, progress: Progress) -> dict[str, Split]:

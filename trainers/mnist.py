@@ -24,7 +24,9 @@ Arrays = tuple[np.ndarray, np.ndarray]  # uint8 [N, 28, 28] images, uint8 [N] la
 SIZES = {"train": 60_000, "test": 10_000}
 STEMS = {"train": "train", "test": "t10k"}
 FILES = tuple(f"{stem}-{what}-ubyte.gz" for stem in STEMS.values() for what in ("images-idx3", "labels-idx1"))
-# sha256 over the images' bytes followed by the labels', of the original files.
+# sha256 over the images' bytes followed by the labels', of the original files. Computed from the wheel's arrays
+# after these, written as IDX and compressed by `gzip -6` under the originals' names and times, had given the
+# four published md5 sums of the original .gz files; tests/test_data.py does the same again.
 DIGESTS = {
     "train": "edc0d1098aa497be14ace79ddd5171e5a3dcf9c4d196c015389203eb3ba1f59b",
     "test": "c3f9adf9c66efb572b1f9326c3a511b45910c7173b97be66ceceeeeaef6b802b",
@@ -68,9 +70,10 @@ def _from_folder(folder: Path, progress: Progress) -> dict[str, Arrays]:
 
 def _find(folder: Path, name: str) -> Path:
     for place in (folder, folder / "MNIST" / "raw"):
-        for path in (place / name, place / f"{name}.gz"):
-            if path.is_file():
-                return path
+        for spelling in (name, name.replace("-idx", ".idx")):  # unpackers take the dotted name from the gz header
+            for path in (place / spelling, place / f"{spelling}.gz"):
+                if path.is_file():
+                    return path
     raise SourceError(f"holds no {name} or {name}.gz" if folder.is_dir() else "is not a folder")
 
 
