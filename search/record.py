@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -99,7 +100,7 @@ class TrialRecord:
         """
         named = dict(self.metrics)
         named |= {f"seconds/{stage}": seconds for stage, seconds in self.stages.items()}
-        named |= {f"violation/{name}": amount for name, amount in self.violations.items()}
+        named |= {f"violation/{_spelt(limit)}": amount for limit, amount in self.violations.items()}
         steps = [(f"epoch/{name}", value, i) for i, one in enumerate(self.curves) for name, value in one.items()]
         every = [(name, value, 0) for name, value in named.items()] + steps
         return [(name, float(value), step) for name, value, step in every if math.isfinite(value)]
@@ -158,6 +159,11 @@ class Outcome:
     def __post_init__(self) -> None:
         if self.status not in STATUSES:
             raise ValueError(f"outcome.status: {self.status!r} is not valid; choose from {', '.join(STATUSES)}")
+
+
+def _spelt(limit: str) -> str:
+    """`accuracy_drop <= 0.02` in the letters that MLflow allows in a name."""
+    return re.sub(r"[^\w .:/-]", "_", limit.replace("<=", "at most").replace(">=", "at least"))
 
 
 def flat(nested: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -45,7 +45,7 @@ def record(number: int, **changes: object) -> TrialRecord:
         recipe=recipe.to_dict(),
         params=recipe.flat(),
         metrics=metrics,
-        violations={"accuracy_drop": metrics["accuracy_drop"] - 0.02},
+        violations={"accuracy_drop <= 0.02": metrics["accuracy_drop"] - 0.02},
         stages={"train": 5.5, "export": 0.8, "latency": 1.2},
         curves=[{"loss": 0.2, "accuracy": 0.97}, {"loss": 0.1, "accuracy": 0.98}],
         versions={"torch": "2.13.0"},
@@ -105,6 +105,7 @@ def test_trials_are_read_as_they_were_logged(store: Path) -> None:
     assert table["words"].tolist() == [record(n).words for n in range(4)]
     assert table["latency_ms"].tolist()[:3] == [record(n).metrics["latency_ms"] for n in range(3)]
     assert np.isnan(table["latency_ms"][3])
+    assert table["violation/accuracy_drop at most 0.02"][0] == -0.02
     assert table["pruning.sparsity"].tolist() == [0.0, 0.1, 0.2, 0.3]
     assert table["quantization.scheme"].tolist() == ["none", "qat_int8"] * 2
     assert table["seconds/train"].tolist() == [5.5] * 4

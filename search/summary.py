@@ -1,0 +1,142 @@
+"""A sweep as recorded, read once for table, plots and page: its trials, their front, the knee, the hypervolume."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from search import pareto
+from search.record import Metric, metric
+from search.tracking import Tracking, TrackingError, store_uri, studies
+
+# What a front is shown by when the sweep's objectives were not recorded.
+_USUAL = ("accuracy", "latency_ms", "size_bytes")
+
+
+@dataclass(frozen=True)
+class Summary:
+    """`trials`: Tracking.trials, with the columns `on_front` and `knee` (bool) judged from the values themselves.
+
+    `objectives`: metric names, the first is drawn upwards. `hypervolume`: columns number, end_ms, hypervolume; up to
+    the reference point that the sweep recorded, or else the worst value of each objective (`recorded` is then
+    False: such volumes cannot be compared between sweeps). `nearest`: number of the trial that misses the
+    constraints least, when none meets them.
+    """
+
+    study: str
+    sweep: str
+    about: dict[str, Any]
+    objectives: list[str]
+    trials: pd.DataFrame
+    hypervolume: pd.DataFrame
+    recorded: bool
+    nearest: int | None
+
+    @property
+    def front(self) -> pd.DataFrame:
+        """The front's rows, the best in the first objective first."""
+        rows = self.trials[self.trials["on_front"]]
+        return rows.sort_values(self.objectives[0], ascending=metric(self.objectives[0]).direction == "minimize")
+
+    @property
+    def complete(self) -> pd.DataFrame:
+        """The rows of the trials that were measured."""
+        return self.trials[self.trials["state"] == "complete"]
+
+    @property
+    def knee(self) -> pd.Series | None:
+        """The knee's row."""
+        found = self.trials[self.trials["knee"]]
+        return None if found.empty else found.iloc[0]
+
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """(x, y) of the charts: each further objective against the first."""
+        return [(name, self.objectives[0]) for name in self.objectives[1:]] or [("number", self.objectives[0])]
+
+    def counts(self) -> dict[str, int]:
+        """Trials by what came of them; a trial is counted once under complete, infeasible or failed."""
+        measured = self.complete
+        return {
+            "trials": len(self.trials),
+            "front": int(self.trials["on_front"].sum()),
+            "complete": len(measured),
+            "infeasible": int((~measured["feasible"].astype(bool)).sum()),
+            "failed": int((self.trials["state"] == "failed").sum()),
+        }
+
+
+def read(root: Path, study: str, sweep: str | None = None) -> Summary:
+    """The recorded sweep (the newest by default); raises TrackingError naming what is recorded if there is none."""
+    tracking = existing(root, study)
+    sweeps = tracking.sweeps()
+    if not sweeps:
+        raise TrackingError(f"study: nothing of {study!r} is recorded yet; run `python -m search.run study={study}`")
+    return summarize(tracking, sweep or sweeps[-1])
+
+
+def existing(root: Path, study: str) -> Tracking:
+    """The study's record, which must be there already: reading creates neither store nor experiment."""
+    uri = store_uri(root)
+    is_file = uri.startswith("sqlite:///")
+    known = studies(root) if not is_file or Path(uri.removeprefix("sqlite:///")).exists() else {}
+    if study not in known:
+        have = ", ".join(known) or "nothing yet"
+        raise TrackingError(f"study: {study!r} is not recorded in {uri}; recorded is: {have}")
+    return Tracking(root, study)
+
+
+def summarize(tracking: Tracking, sweep: str) -> Summary:
+    """What `tracking` holds of the sweep, judged anew: a sweep under way has a front too."""
+    about, trials = tracking.about(sweep), tracking.trials(sweep)
+    for name in ("state", "words", "reason", "reference"):
+        trials[name] = trials.get(name, pd.Series(dtype=str))
+    trials["feasible"] = trials.get("feasible", pd.Series(dtype=bool)).astype(bool)
+    objectives = about["objectives"] or [name for name in _USUAL if name in trials]
+    trials = trials.assign(**{name: np.nan for name in objectives if name not in trials})
+    directions = [metric(name).direction for name in objectives]
+    values = trials[objectives].to_numpy(dtype=float)
+    usable = (trials["state"] == "complete") & trials["feasible"]
+    judged = np.where(usable.to_numpy()[:, None], values, np.nan)
+    trials["on_front"] = pareto.front(judged, directions)
+    trials["knee"] = trials.index == pareto.knee(judged, directions)
+    reference = about["reference"] or _worst(judged, directions)
+    curve = trials[["number", "end_ms"]].copy() if len(trials) else pd.DataFrame({"number": [], "end_ms": []})
+    curve["hypervolume"] = pareto.hypervolume_curve(judged, directions, reference)
+    nearest = None if usable.any() else _nearest(trials)
+    return Summary(tracking.study, sweep, about, objectives, trials, curve, about["reference"] is not None, nearest)
+
+
+def _worst(values: np.ndarray, directions: list[str]) -> list[float]:
+    known = values[np.isfinite(values).all(axis=1)]
+    if not len(known):
+        return [0.0] * len(directions)
+    return [float(known[:, j].max() if d == "minimize" else known[:, j].min()) for j, d in enumerate(directions)]
+
+
+def _nearest(trials: pd.DataFrame) -> int | None:
+    missed = trials[trials["state"] == "complete"].filter(regex="^violation/")
+    row = pareto.nearest_feasible(missed.to_numpy(dtype=float))
+    return None if row is None or missed.empty else int(trials.loc[missed.index[row], "number"])
+
+
+def interval(row: pd.Series, name: str) -> tuple[float, float] | None:
+    """(low, high) of the row's metric where it was measured with an interval."""
+    low, high = row.get(f"{name}_low", np.nan), row.get(f"{name}_high", np.nan)
+    return None if pd.isna(low) or pd.isna(high) else (float(low), float(high))
+
+
+def said(row: pd.Series, name: str) -> str:
+    """The row's metric as people read it, `–` when it was not measured."""
+    shown: Metric = metric(name)
+    return "–" if name not in row or pd.isna(row[name]) else shown.text(float(row[name]))
+
+
+def times(row: pd.Series, name: str) -> str:
+    """How many times smaller the value is than the dense model's, from its measured ratio: `4.2 ×`."""
+    ratio = row.get(name, np.nan)
+    return "–" if pd.isna(ratio) or ratio <= 0 else f"{1 / ratio:.1f} ×" if ratio > 0.1 else f"{1 / ratio:.0f} ×"
