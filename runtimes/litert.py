@@ -1,0 +1,110 @@
+"""LiteRT (ai-edge-litert, with XNNPACK) on the CPU: the runtime of `.tflite` files. Imports no TensorFlow."""
+
+from __future__ import annotations
+
+import os
+
+# Read once, when the library starts; without it a line about XNNPACK goes to stderr for every process.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+from importlib import metadata  # noqa: E402
+
+import numpy as np  # noqa: E402
+from ai_edge_litert import schema_py_generated as schema  # noqa: E402
+from ai_edge_litert.interpreter import Interpreter  # noqa: E402
+
+from runtimes.base import Artifact, ArtifactError  # noqa: E402
+
+CHUNK = 256  # rows per call when the batch is open: larger ones gain no speed and cost memory
+IDENTIFIER = b"TFL3"  # bytes 4 to 8 of every .tflite file
+_DTYPES = {
+    schema.TensorType.FLOAT32: np.float32,
+    schema.TensorType.FLOAT16: np.float16,
+    schema.TensorType.INT8: np.int8,
+}
+
+
+class Session:
+    """A loaded `.tflite` file; `input_shape` is of one input, without the batch."""
+
+    def __init__(self, model: Interpreter, batch: int | None) -> None:
+        if (len(model.get_input_details()), len(model.get_output_details())) != (1, 1):
+            raise ValueError("it must have one input and one output")
+        given = model.get_input_details()[0]
+        if given["dtype"] is not np.float32:
+            raise ValueError(f"its input is {given['dtype'].__name__}, not float32")
+        self.input_shape: tuple[int, ...] = tuple(int(size) for size in given["shape"][1:])
+        self._model, self._input = model, given["index"]
+        self._output = model.get_output_details()[0]["index"]
+        self._chunk = batch or CHUNK
+        self._rows = 0
+        self._resize(batch or 1)
+
+    def predict(self, inputs: np.ndarray) -> np.ndarray:
+        """float32 [N, ...] -> float32 [N, classes]; raises ValueError for another shape or dtype."""
+        if inputs.dtype != np.float32 or inputs.shape[1:] != self.input_shape:
+            raise ValueError(f"inputs: {inputs.dtype} {inputs.shape}; must be float32 [N, {self.input_shape}]")
+        if len(inputs) == self._rows:  # the way of every timed call
+            return self._run(inputs)
+        parts = [self._run(inputs[start : start + self._chunk]) for start in range(0, len(inputs), self._chunk)]
+        return np.concatenate(parts) if parts else self._run(np.zeros((1, *self.input_shape), np.float32))[:0]
+
+    def _run(self, rows: np.ndarray) -> np.ndarray:
+        if len(rows) != self._rows:
+            self._resize(len(rows))
+        self._model.set_tensor(self._input, rows)
+        self._model.invoke()
+        scores: np.ndarray = self._model.get_tensor(self._output)
+        return scores
+
+    def _resize(self, rows: int) -> None:
+        self._model.resize_tensor_input(self._input, (rows, *self.input_shape))
+        self._model.allocate_tensors()
+        self._rows = rows
+
+
+def load(artifact: Artifact, threads: int, batch: int | None = None) -> Session:
+    """The file, ready to predict on `threads` CPU threads; raises ArtifactError when it does not load.
+
+    `batch` fixes the rows per call: the tensors are laid out for it now, not at the first prediction.
+    """
+    content = _content(artifact)
+    try:
+        return Session(Interpreter(model_content=content, num_threads=threads), batch)
+    except (ValueError, RuntimeError) as problem:
+        reason = str(problem).strip().splitlines()[0]
+        raise ArtifactError(f"{artifact.path}: LiteRT {version()} cannot load it: {reason}") from None
+
+
+def version() -> str:
+    """The runtime library's version."""
+    return metadata.version("ai-edge-litert")
+
+
+def zeros(artifact: Artifact) -> tuple[int, int]:
+    """(zeros, weights) over the file's constant tensors of two and more dimensions: the kernels as stored.
+
+    Small weights that int8 rounds to zero count as zeros too.
+    """
+    content = _content(artifact)
+    try:
+        model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content))
+        kernels = [_constant(model, tensor) for graph in model.subgraphs for tensor in graph.tensors]
+    except Exception as problem:  # flatbuffers raises whatever reading past the end gives
+        raise ArtifactError(f"{artifact.path}: not a readable .tflite file ({type(problem).__name__})") from None
+    found = [kernel for kernel in kernels if kernel is not None]
+    return sum(int(np.sum(kernel == 0)) for kernel in found), sum(kernel.size for kernel in found)
+
+
+def _constant(model: schema.ModelT, tensor: schema.TensorT) -> np.ndarray | None:
+    raw = model.buffers[tensor.buffer].data
+    if raw is None or tensor.type not in _DTYPES or tensor.shape is None or len(tensor.shape) < 2:
+        return None
+    return np.frombuffer(raw.tobytes(), _DTYPES[tensor.type])
+
+
+def _content(artifact: Artifact) -> bytes:
+    content = artifact.read()
+    if content[4:8] != IDENTIFIER:
+        raise ArtifactError(f"{artifact.path}: not a .tflite file (it does not carry the mark TFL3); export it again")
+    return content

@@ -1,0 +1,231 @@
+"""The TensorFlow trainer: dense models and their compressed versions, on tf_keras and TF-MOT."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+
+# Read once, when TensorFlow is imported. TF-MOT works on Keras 2 only, which TensorFlow calls legacy.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ["TF_USE_LEGACY_KERAS"] = "1"
+
+import numpy as np  # noqa: E402
+import safetensors.numpy  # noqa: E402
+import tensorflow as tf  # noqa: E402
+import tensorflow_model_optimization as tfmot  # noqa: E402
+import tf_keras  # noqa: E402
+
+from trainers import base  # noqa: E402
+from trainers.base import Compressed, Dense, DenseSpec, Distillation, Job, Recipe, RecipeError  # noqa: E402
+from trainers.tensorflow import models, prune, quantize  # noqa: E402
+from trainers.tensorflow.export import export  # noqa: E402
+from trainers.tensorflow.train import Plan, predict, train  # noqa: E402
+
+WEIGHTS, LOGITS, RECORD = "weights.safetensors", "logits.npy", "record.json"
+DEVICES = ("auto", "cpu", "cuda")
+ROUNDS = 3  # of gradual channel pruning
+
+
+@dataclass
+class _Trial:
+    """One recipe on its way: each stage takes `model` from the last and leaves its own."""
+
+    recipe: Recipe
+    teacher: np.ndarray | None
+    job: Job
+    model: tf_keras.Model
+    stages: dict[str, float] = field(default_factory=dict)
+    curves: list[dict[str, float]] = field(default_factory=list)
+
+    @property
+    def sparse(self) -> bool:
+        """Whether the model has zeros that later stages must keep."""
+        return self.recipe.pruning.granularity in ("unstructured", "block", "n_m")
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time what happens inside as `name`, in seconds."""
+        start = time.perf_counter()
+        yield
+        self.stages[name] = self.stages.get(name, 0.0) + time.perf_counter() - start
+
+    def plan(self, stage: str, epochs: int) -> Plan:
+        tuning = self.recipe.finetuning
+        return Plan(
+            stage,
+            epochs,
+            tuning.learning_rate,
+            tuning.batch_size,
+            self.recipe.seed,
+            self.recipe.distillation,
+            self.teacher,
+        )
+
+    def train(self, plan: Plan, *callbacks: tf_keras.callbacks.Callback) -> None:
+        """Train the model of now; its epochs are counted on through all stages."""
+        with self.stage(plan.stage):
+            for epoch in train(self.model, plan, self.job, callbacks):
+                self.curves.append({"epoch": float(len(self.curves) + 1), **epoch})
+
+
+class Trainer:
+    """See `trainers.base.Trainer`. One process serves many trials, all with the threads and device of its first."""
+
+    def versions(self) -> dict[str, str]:
+        """Package name -> version of what decides the result."""
+        packages = ("tensorflow", "tf-keras", "tensorflow-model-optimization")
+        return {package: metadata.version(package) for package in packages}
+
+    def dense(self, spec: DenseSpec, job: Job) -> Dense:
+        """Train the dense model; writes its weights, its logits on the training split and a record."""
+        _start(job, spec.seed)
+        model = models.build(spec.model)
+        plan = Plan("dense", spec.epochs, spec.learning_rate, spec.batch_size, spec.seed, Distillation(), teacher=None)
+        curve = train(model, plan, job)
+        logits = predict(model, job.data.train.images)
+        safetensors.numpy.save_file(models.weights_of(model), job.folder / WEIGHTS)
+        np.save(job.folder / LOGITS, logits)
+        record = {"spec": spec.to_dict(), "parameters": models.parameters(model), "curve": curve}
+        (job.folder / RECORD).write_text(json.dumps(record | {"versions": self.versions()}, indent=1) + "\n")
+        return Dense(spec, job.folder, logits, record["parameters"])
+
+    def open_dense(self, spec: DenseSpec, folder: Path) -> Dense:
+        """A dense model that `dense` wrote earlier; raises ValueError when the folder holds another."""
+        record = json.loads((folder / RECORD).read_text())
+        if record["spec"] != spec.to_dict():
+            raise ValueError(f"{folder}: holds the dense model of {record['spec']}, not of {spec.to_dict()}")
+        return Dense(spec, folder, np.load(folder / LOGITS), record["parameters"])
+
+    def compress(self, recipe: Recipe, dense: Dense, teacher: np.ndarray | None, job: Job) -> Compressed:
+        """Prune and fine-tune, cluster, train with fake quantization, export: what the recipe asks for, in order."""
+        _check(recipe, dense, teacher, job)
+        _start(job, recipe.seed)
+        weights = safetensors.numpy.load_file(dense.folder / WEIGHTS)
+        before = models.kernels_of(weights)
+        trial = _Trial(recipe, teacher, job, models.build(recipe.model))
+        models.set_weights(trial.model, weights)
+        _prune(trial)
+        _cluster(trial)
+        _fake_quantize(trial)
+        with trial.stage("export"):
+            labels = predict(trial.model, job.data.validation.images).argmax(axis=1)
+            file = export(trial.model, recipe.quantization.scheme, job)
+        kernels = _kernels(trial.model)
+        return Compressed(
+            file,
+            prune.sparsity(kernels, before),
+            _reached(recipe, kernels, before),
+            labels,
+            trial.stages,
+            trial.curves,
+        )
+
+
+def _check(recipe: Recipe, dense: Dense, teacher: np.ndarray | None, job: Job) -> None:
+    base.check(recipe)
+    if recipe.model != dense.spec.model:
+        raise RecipeError(f"recipe.model: {recipe.model!r}, but the dense model given is {dense.spec.model!r}")
+    if job.format not in base.capabilities(recipe.trainer).formats:
+        raise RecipeError(f"job.format: the {recipe.trainer} trainer has no {job.format!r}; it exports tflite")
+    wanted = (len(job.data.train), job.data.classes)
+    if recipe.distillation.kind != "none" and (teacher is None or teacher.shape != wanted):
+        given = "none" if teacher is None else f"of shape {teacher.shape}"
+        raise RecipeError(f"distillation: needs the teacher's logits {wanted} on the training split; given {given}")
+
+
+def _start(job: Job, seed: int) -> None:
+    """Forget the last trial and make what follows depend on the seed alone."""
+    _settle(job)
+    tf_keras.backend.clear_session()
+    tf_keras.utils.set_random_seed(seed)
+    tf.config.experimental.enable_op_determinism()
+
+
+def _settle(job: Job) -> None:
+    """Threads and device: TensorFlow takes them once per process; raises ValueError when another job asks otherwise."""
+    if job.device not in DEVICES:
+        raise ValueError(f"device: {job.device!r} is not valid; choose from {', '.join(DEVICES)}")
+    if job.device == "cuda" and not tf.config.list_physical_devices("GPU"):
+        raise ValueError(
+            "device: TensorFlow finds no CUDA GPU here; choose auto or cpu, or install tensorflow[and-cuda]"
+        )
+    threading = tf.config.threading
+    settled = (threading.get_intra_op_parallelism_threads(), threading.get_inter_op_parallelism_threads())
+    try:
+        if settled != (job.threads, job.threads):
+            threading.set_intra_op_parallelism_threads(job.threads)
+            threading.set_inter_op_parallelism_threads(job.threads)
+        if job.device == "cpu" and tf.config.get_visible_devices("GPU"):
+            tf.config.set_visible_devices([], "GPU")
+    except RuntimeError:
+        raise ValueError(
+            f"threads: {job.threads} on {job.device!r}, but TensorFlow runs on {settled[0]} in this process, and "
+            "cannot change that; use a new worker process"
+        ) from None
+
+
+def _prune(trial: _Trial) -> None:
+    recipe, epochs = trial.recipe, trial.recipe.finetuning.epochs
+    if recipe.pruning.granularity == "channel":
+        _narrow(trial)
+    elif recipe.pruning.granularity != "none":
+        plan = trial.plan("fine-tune", epochs)
+        trial.model = prune.wrapped(trial.model, recipe.pruning, plan.steps(trial.job))
+        trial.train(plan, tfmot.sparsity.keras.UpdatePruningStep())
+        trial.model = prune.stripped(trial.model)
+        _reached(recipe, _kernels(trial.model), {})
+    elif recipe.distillation.kind != "none":
+        trial.train(trial.plan("fine-tune", epochs))
+
+
+def _narrow(trial: _Trial) -> None:
+    """Remove channels at once, or along the cubic ramp in rounds with training after each."""
+    recipe, epochs = trial.recipe, trial.recipe.finetuning.epochs
+    rounds = max(1, min(epochs, ROUNDS)) if recipe.pruning.schedule == "gradual" else 1
+    for done in range(1, rounds + 1):
+        goal = recipe.pruning.sparsity * (1 - (1 - done / rounds) ** 3)
+        weights = prune.narrow(recipe.model, models.weights_of(trial.model), goal)
+        trial.model = models.build(recipe.model, prune.widths_of(weights))
+        models.set_weights(trial.model, weights)
+        left = epochs - epochs // rounds * (rounds - 1)
+        trial.train(trial.plan("fine-tune", left if done == rounds else epochs // rounds))
+
+
+def _cluster(trial: _Trial) -> None:
+    clusters = trial.recipe.quantization.clusters
+    if clusters:
+        trial.model = quantize.clustered(trial.model, clusters, trial.sparse)
+        # Clusters settle faster than masks, and their steps cost twice as much.
+        trial.train(trial.plan("cluster", math.ceil(trial.recipe.finetuning.epochs / 2)))
+        trial.model = quantize.stripped(trial.model)
+
+
+def _fake_quantize(trial: _Trial) -> None:
+    quantization = trial.recipe.quantization
+    if quantization.scheme == "qat_int8":
+        trial.model = quantize.fake_quantized(trial.model, trial.sparse, quantization.clusters)
+        trial.train(trial.plan("qat", trial.recipe.finetuning.qat_epochs))
+
+
+def _kernels(model: tf_keras.Model) -> dict[str, np.ndarray]:
+    """Layer name -> kernel, of a plain or a fake-quantized model."""
+    inner = [getattr(layer, "layer", layer) for layer in model.layers]
+    return {layer.name: layer.kernel.numpy() for layer in inner if hasattr(layer, "kernel")}
+
+
+def _reached(recipe: Recipe, kernels: dict[str, np.ndarray], before: dict[str, np.ndarray]) -> float:
+    """What `Compressed.pruned` says: share of zeros, or of channels removed."""
+    if recipe.pruning.granularity == "none":
+        return 0.0
+    if recipe.pruning.granularity != "channel":
+        return prune.reached(kernels, recipe.pruning)
+    prunable = [layer.name for layer in models.weighted(recipe.model)[:-1]]
+    kept = sum(kernels[name].shape[-1] for name in prunable)
+    return 1 - kept / sum(before[name].shape[-1] for name in prunable)
