@@ -7,13 +7,13 @@ import os
 # Read once, when the library starts; without it a line about XNNPACK goes to stderr for every process.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-from importlib import metadata  # noqa: E402
+from importlib import metadata
 
-import numpy as np  # noqa: E402
-from ai_edge_litert import schema_py_generated as schema  # noqa: E402
-from ai_edge_litert.interpreter import Interpreter  # noqa: E402
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+from ai_edge_litert.interpreter import Interpreter
 
-from runtimes.base import Artifact, ArtifactError  # noqa: E402
+from runtimes.base import Artifact, ArtifactError
 
 CHUNK = 256  # rows per call when the batch is open: larger ones gain no speed and cost memory
 IDENTIFIER = b"TFL3"  # bytes 4 to 8 of every .tflite file

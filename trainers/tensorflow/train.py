@@ -122,7 +122,6 @@ def _compiled(model: tf_keras.Model, plan: Plan, job: Job) -> Callable[[np.ndarr
     variables = model.trainable_variables
     offset, scale = _affine()
 
-    @tf.function(input_signature=[tf.TensorSpec((None, plan.rows(job)), tf.int32), tf.TensorSpec((None,), tf.float32)])
     def run(order: tf.Tensor, rates: tf.Tensor) -> tf.Tensor:
         total = tf.constant(0.0)
         for i in tf.range(tf.shape(order)[0]):
@@ -137,7 +136,9 @@ def _compiled(model: tf_keras.Model, plan: Plan, job: Job) -> Callable[[np.ndarr
             total += loss
         return total
 
-    return run
+    signature = [tf.TensorSpec((None, plan.rows(job)), tf.int32), tf.TensorSpec((None,), tf.float32)]
+    compiled: Callable[[np.ndarray, np.ndarray], tf.Tensor] = tf.function(run, input_signature=signature)
+    return compiled
 
 
 def _affine() -> tuple[float, float]:

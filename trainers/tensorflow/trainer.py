@@ -16,17 +16,17 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ["TF_USE_LEGACY_KERAS"] = "1"
 
-import numpy as np  # noqa: E402
-import safetensors.numpy  # noqa: E402
-import tensorflow as tf  # noqa: E402
-import tensorflow_model_optimization as tfmot  # noqa: E402
-import tf_keras  # noqa: E402
+import numpy as np
+import safetensors.numpy
+import tensorflow as tf
+import tensorflow_model_optimization as tfmot
+import tf_keras
 
-from trainers import base  # noqa: E402
-from trainers.base import Compressed, Dense, DenseSpec, Distillation, Job, Recipe, RecipeError  # noqa: E402
-from trainers.tensorflow import models, prune, quantize  # noqa: E402
-from trainers.tensorflow.export import export  # noqa: E402
-from trainers.tensorflow.train import Plan, predict, train  # noqa: E402
+from trainers import base
+from trainers.base import Compressed, Dense, DenseSpec, Distillation, Job, Recipe, RecipeError
+from trainers.tensorflow import models, prune, quantize
+from trainers.tensorflow.export import export
+from trainers.tensorflow.train import Plan, predict, train
 
 WEIGHTS, LOGITS, RECORD = "weights.safetensors", "logits.npy", "record.json"
 DEVICES = ("auto", "cpu", "cuda")
@@ -92,9 +92,10 @@ class Trainer:
         logits = predict(model, job.data.train.images)
         safetensors.numpy.save_file(models.weights_of(model), job.folder / WEIGHTS)
         np.save(job.folder / LOGITS, logits)
-        record = {"spec": spec.to_dict(), "parameters": models.parameters(model), "curve": curve}
-        (job.folder / RECORD).write_text(json.dumps(record | {"versions": self.versions()}, indent=1) + "\n")
-        return Dense(spec, job.folder, logits, record["parameters"])
+        parameters = models.parameters(model)
+        record = {"spec": spec.to_dict(), "parameters": parameters, "curve": curve, "versions": self.versions()}
+        (job.folder / RECORD).write_text(json.dumps(record, indent=1) + "\n")
+        return Dense(spec, job.folder, logits, parameters)
 
     def open_dense(self, spec: DenseSpec, folder: Path) -> Dense:
         """A dense model that `dense` wrote earlier; raises ValueError when the folder holds another."""
@@ -216,8 +217,13 @@ def _fake_quantize(trial: _Trial) -> None:
 
 def _kernels(model: tf_keras.Model) -> dict[str, np.ndarray]:
     """Layer name -> kernel, of a plain or a fake-quantized model."""
-    inner = [getattr(layer, "layer", layer) for layer in model.layers]
-    return {layer.name: layer.kernel.numpy() for layer in inner if hasattr(layer, "kernel")}
+    kernels = {}
+    for layer in model.layers:
+        for variable in layer.weights:
+            # Wrappers put tensors in the place of `layer.kernel`; the variable keeps its name.
+            if variable.name.split("/")[-1] == "kernel:0":
+                kernels[getattr(layer, "layer", layer).name] = variable.numpy()
+    return kernels
 
 
 def _reached(recipe: Recipe, kernels: dict[str, np.ndarray], before: dict[str, np.ndarray]) -> float:
