@@ -23,7 +23,7 @@ from search import config
 
 GROUPS = ("study", "executor")
 # Faults of the machine and its surroundings by class name: their modules take seconds to import.
-FAULTS = ("SweepError", "TrackingError", "DataError", "CacheError")
+FAULTS = ("SweepError", "TrackingError", "DataError", "CacheError", "WorkerError")
 
 
 def overrides(argv: list[str]) -> list[str]:

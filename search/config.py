@@ -71,6 +71,16 @@ class Budget(Section):
     minutes: Annotated[float, Field(gt=0)] | None = None
 
 
+class Confirm(Section):
+    """When the search ends, `candidates` of the front and just behind it are trained again with `seeds` fresh seeds.
+
+    `seeds: 0` leaves the front as the search found it: optimistic.
+    """
+
+    seeds: Annotated[int, Field(ge=0, le=100)] = 3
+    candidates: Positive = 6
+
+
 class Latency(Section):
     """What is measured, and how long: until the ratio's 95 % interval is `target_rel_ci` wide, or `max_seconds`."""
 
@@ -95,6 +105,7 @@ class Study(Section):
     sampler: Sampler = Sampler()
     budget: Budget
     latency: Latency = Latency()
+    confirm: Confirm = Confirm()
     seed: Annotated[int, Field(ge=0)] = 0
 
     @property
@@ -117,7 +128,7 @@ class Study(Section):
 
     def digest(self) -> str:
         """Of everything that decides what a trial means. A resumed sweep must agree; its budget may grow."""
-        kept = self.model_dump(mode="json", exclude={"budget", "description"})
+        kept = self.model_dump(mode="json", exclude={"budget", "confirm", "description"})
         return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -67,6 +67,14 @@ class Display:
         """The work of this key has ended."""
         self._working.pop(key, None)
 
+    def phase(self, name: str, total: int, done: int) -> None:
+        """The bar counts something else from now on."""
+        self._bar.reset(self._task, description=name, total=total, completed=done)
+
+    def advance(self) -> None:
+        """One more of the phase is done."""
+        self._bar.advance(self._task)
+
     def record(self, record: TrialRecord, total: int) -> None:
         """A trial has ended: its line, the bar and the best so far."""
         self._bar.advance(self._task)

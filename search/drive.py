@@ -2,32 +2,51 @@
 
 from __future__ import annotations
 
-import errno
-import subprocess
 import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from dataclasses import asdict, replace
-from functools import cache
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
-from runtimes.base import Artifact, ArtifactError
 from search import objective
 from search.config import Config
+from search.confirm import Confirmation, Confirmed
 from search.display import Display
-from search.executor import Executor, WorkerError
+from search.executor import Event, Executor, Work, run_all, start
+from search.faults import SweepError, reason
+from search.log import Log
 from search.objective import Baseline, Outcome
+from search.provenance import git_commit
 from search.record import TrialRecord
-from search.study import Asked, Sweep, SweepError
-from trainers.base import DenseSpec, Recipe, RecipeError, TrainingError
-from trainers.data import DataError
+from search.study import Asked, Sweep
+from trainers.base import DenseSpec, Recipe
 
 GIVE_UP_AFTER = 5  # failures in a row at the start: the study is wrong, not the recipes
-# Reasons of a trial's own; anything else a worker raises is recorded with its type, as a bug.
-EXPECTED = (RecipeError, TrainingError, ArtifactError, WorkerError)
-# The machine's fault: no trial would succeed, and none may be lost for it.
-ENVIRONMENT = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+
+
+def run(config: Config, sweep: Sweep) -> None:
+    """Run the sweep to its end, confirm its front, log everything; what is finished is kept however this ends."""
+    state = [len(sweep.records()), config.study.budget.trials, config.study.confirm.model_dump()]
+    if sweep.get("finished") == state:
+        print(f"{sweep.name}: its {state[0]} trials are done. study.budget.trials=N goes on, fresh=true starts anew.")
+        return
+    log = Log(config, sweep)
+    display = Display(config.study.budget.trials, len(sweep.records()), config.study.objectives)
+    workers = start(config.executor)
+    driver = Driver(config, sweep, workers, display, log.trial)
+    status, confirmed = "failed", list[Confirmed]()
+    try:
+        with display:
+            driver.search()
+            confirmed = driver.confirmed()
+        status = "finished"
+    except KeyboardInterrupt:
+        status = "interrupted"
+        raise
+    finally:
+        workers.close()
+        log.finish(status, list(driver.baselines.values()), confirmed)
+    sweep.put("finished", [len(sweep.records()), *state[1:]])
 
 
 class Driver:
@@ -42,12 +61,12 @@ class Driver:
         self._display = display
         self._log = log
         self._files = config.root / "trials" / sweep.name
-        self._baselines: dict[str, Baseline] = {}
+        self.baselines: dict[str, Baseline] = {}
         self._records = sweep.records()
         self._running: dict[Future[Any], Asked] = {}
         self._waiting: dict[str, list[Asked]] = {}  # recipe digest -> trials that wait for the same recipe's result
 
-    def run(self) -> None:
+    def search(self) -> None:
         """Until the budget is spent. Raises SweepError when going on is pointless."""
         if self._left() <= 0:
             return
@@ -63,6 +82,21 @@ class Driver:
                 return
             self._collect()
 
+    def confirmed(self) -> list[Confirmed]:
+        """The front trained again with fresh seeds and judged on the test split; once per state of the sweep."""
+        settings = self._config.study.confirm
+        if not settings.seeds or not any(r.state == "complete" for r in self._records):
+            return []
+        state = [len(self._records), settings.seeds, settings.candidates]
+        stored = self._sweep.get("confirmed")
+        if stored and stored["state"] == state:
+            return [Confirmed.from_dict(point) for point in stored["points"]]
+        self._prepare()
+        work = Confirmation(self._config, self._sweep, self._executor, self._display, self.baselines)
+        points = work.run(self._records)
+        self._sweep.put("confirmed", {"state": state, "points": [point.to_dict() for point in points]})
+        return points
+
     def _left(self) -> int:
         under_way = len(self._running) + sum(map(len, self._waiting.values()))
         return self._config.study.budget.trials - len(self._records) - under_way
@@ -75,8 +109,8 @@ class Driver:
         if any(other.recipe.digest() == digest for other in self._running.values()):
             self._waiting.setdefault(digest, []).append(asked)
             return
-        baseline = self._baselines[f"{asked.recipe.trainer}/{asked.recipe.model}"]
-        teacher = self._baselines.get(asked.recipe.distillation.teacher, baseline)
+        baseline = self.baselines[f"{asked.recipe.trainer}/{asked.recipe.model}"]
+        teacher = self.baselines.get(asked.recipe.distillation.teacher, baseline)
         folder = self._files / f"{asked.number:04d}"
         self._display.started(asked.number, f"{asked.number + 1} {asked.recipe.words()}")
         future = self._executor.submit(
@@ -94,7 +128,7 @@ class Driver:
     def _collect(self) -> None:
         done, _ = wait(self._running, timeout=0.2, return_when=FIRST_COMPLETED)
         for event in self._executor.events():
-            self._display.progress(*event)
+            self._tell_progress(event)
         for future in done:
             asked = self._running.pop(future)
             self._display.finished(asked.number)
@@ -138,7 +172,7 @@ class Driver:
     def _record(self, asked: Asked, future: Future[Any]) -> TrialRecord:
         """What came of the trial, as a record; raises SweepError when the machine is at fault."""
         recipe = asked.recipe
-        baseline = self._baselines[f"{recipe.trainer}/{recipe.model}"]
+        baseline = self.baselines[f"{recipe.trainer}/{recipe.model}"]
         base = TrialRecord(
             number=asked.number,
             state="failed",
@@ -156,7 +190,7 @@ class Driver:
         )
         error = future.exception()
         if error is not None:
-            return replace(base, reason=_reason(error))
+            return replace(base, reason=reason(error))
         outcome: Outcome = future.result()
         seconds = (base.end_ms - base.start_ms) / 1000
         stages = {**outcome.stages, "platform": max(0.0, seconds - sum(outcome.stages.values()))}
@@ -176,33 +210,40 @@ class Driver:
 
     def _prepare(self) -> None:
         """Train (or find) every dense model that trials start from or learn from, and export the baselines."""
-        for spec in _needed(self._config, self._sweep):
+        works = []
+        for index, spec in enumerate(_needed(self._config, self._sweep)):
             name = f"{spec.trainer}/{spec.model}"
+            if name in self.baselines:
+                continue
             kept = self._sweep.get(f"baseline {name}")
-            if kept is not None and (baseline := _thaw(kept)) is not None:
-                self._baselines[name] = baseline
+            if kept is not None and (baseline := Baseline.restore(kept)) is not None:
+                self.baselines[name] = baseline
                 continue
             folder = self._files / f"baseline-{spec.trainer}-{spec.model}"
             folder.mkdir(parents=True, exist_ok=True)
-            key = -1 - len(self._baselines)
-            self._display.started(key, f"baseline {name}")
-            future = self._executor.submit(
-                key, spec.trainer, objective.prepare, self._config, spec, folder, self._executor.slots
-            )
-            while not future.done():
-                wait([future], timeout=0.2)
-                for event in self._executor.events():
-                    self._display.progress(*event)
-            self._display.finished(key)
-            if error := future.exception():
-                raise SweepError(f"the dense baseline {name} could not be prepared: {_reason(error)}") from error
-            baseline = future.result()
-            self._sweep.put(f"baseline {name}", _freeze(baseline))
-            self._baselines[name] = baseline
-            self._display.say(
-                f"baseline {name}: accuracy {100 * baseline.accuracy:.2f} %, {baseline.latency_ms:.4f} ms, "
-                f"{baseline.size_bytes / 1000:,.0f} kB"
-            )
+            args = (self._config, spec, folder, self._executor.slots)
+            works.append(Work(-1 - index, spec.trainer, objective.prepare, args))
+        for work in works:  # one after the other, each with all cores: the search waits for them
+            run_all(self._executor, [work], self._begin_baseline, self._end_baseline, self._tell_progress)
+
+    def _begin_baseline(self, work: Work) -> None:
+        self._display.started(work.key, f"baseline {work.args[1].trainer}/{work.args[1].model}")
+
+    def _end_baseline(self, work: Work, future: Future[Any]) -> None:
+        self._display.finished(work.key)
+        name = f"{work.args[1].trainer}/{work.args[1].model}"
+        if error := future.exception():
+            raise SweepError(f"the dense baseline {name} could not be prepared: {reason(error)}") from error
+        baseline: Baseline = future.result()
+        self._sweep.put(f"baseline {name}", baseline.to_dict())
+        self.baselines[name] = baseline
+        self._display.say(
+            f"baseline {name}: accuracy {100 * baseline.accuracy:.2f} %, {baseline.latency_ms:.4f} ms, "
+            f"{baseline.size_bytes / 1000:,.0f} kB"
+        )
+
+    def _tell_progress(self, event: Event) -> None:
+        self._display.progress(*event)
 
 
 def _needed(config: Config, sweep: Sweep) -> list[DenseSpec]:
@@ -211,47 +252,5 @@ def _needed(config: Config, sweep: Sweep) -> list[DenseSpec]:
     return [config.study.dense_spec(*name.split("/")) for name in dict.fromkeys(names)]
 
 
-def _reason(error: BaseException) -> str:
-    """The reason a trial failed, in words; raises SweepError when no other trial could succeed either."""
-    if isinstance(error, DataError):
-        raise SweepError(str(error)) from error
-    if isinstance(error, OSError) and error.errno in ENVIRONMENT:
-        raise SweepError(
-            f"{error.strerror}: {error.filename or 'mlruns'}; mend that and run the same command again: "
-            "finished trials are kept"
-        ) from error
-    return str(error) if isinstance(error, EXPECTED) else f"{type(error).__name__}: {error}"
-
-
 def _digest(record: TrialRecord) -> str:
     return Recipe.from_dict(record.recipe).digest()
-
-
-def _freeze(baseline: Baseline) -> dict[str, Any]:
-    plain = asdict(baseline)
-    plain["dense_folder"] = str(baseline.dense_folder)
-    plain["artifact"] = str(baseline.artifact.path)
-    plain["sha256"] = baseline.artifact.sha256
-    return plain
-
-
-def _thaw(plain: dict[str, Any]) -> Baseline | None:
-    """The baseline that was stored with the sweep; None when its files are gone or changed."""
-    path, folder = Path(plain["artifact"]), Path(plain["dense_folder"])
-    if not path.is_file() or not folder.is_dir() or Artifact.of(path).sha256 != plain["sha256"]:
-        return None
-    kept = {key: value for key, value in plain.items() if key != "sha256"}
-    kept |= {"spec": DenseSpec(**plain["spec"]), "dense_folder": folder, "artifact": Artifact.of(path)}
-    return Baseline(**kept)
-
-
-@cache
-def git_commit() -> str:
-    """The commit of the caller's checkout, `+` behind it when files are changed; empty outside a repository."""
-    try:
-        said = subprocess.run(
-            ["git", "describe", "--always", "--abbrev=12", "--dirty=+"], capture_output=True, text=True, timeout=10
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return said.stdout.strip() if said.returncode == 0 else ""

@@ -13,19 +13,17 @@ import queue
 import signal
 import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import CancelledError, Future
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from pebble import ProcessExpired, ProcessPool
 
 from search import config
+from search.faults import WorkerError
 
 Event = tuple[int, str, float]  # (key of the work, stage, fraction done)
-
-
-class WorkerError(RuntimeError):
-    """The worker process died or ran out of time; the message is the reason."""
 
 
 class Executor(Protocol):
@@ -44,6 +42,37 @@ class Executor(Protocol):
     def close(self) -> None:
         """Stop at once; unfinished work is abandoned."""
         ...
+
+
+@dataclass(frozen=True)
+class Work:
+    """One piece of work for `run_all`: what `Executor.submit` takes."""
+
+    key: int
+    trainer: str
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+
+
+def run_all(
+    executor: Executor,
+    works: Sequence[Work],
+    started: Callable[[Work], None],
+    ended: Callable[[Work, Future[Any]], None],
+    told: Callable[[Event], None],
+) -> None:
+    """Run every piece, as many at once as the executor has slots; whatever a callback raises ends it."""
+    waiting, running = list(works), dict[Future[Any], Work]()
+    while waiting or running:
+        while waiting and len(running) < executor.slots:
+            work = waiting.pop(0)
+            started(work)
+            running[executor.submit(work.key, work.trainer, work.function, *work.args)] = work
+        done, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
+        for event in executor.events():
+            told(event)
+        for future in done:
+            ended(running.pop(future), future)
 
 
 class InlineExecutor:

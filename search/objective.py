@@ -6,10 +6,11 @@ Neither Optuna nor MLflow is imported here, and a framework only by the trainer 
 from __future__ import annotations
 
 import functools
+import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,11 @@ import runtimes.base
 import trainers.base
 from runtimes import latency, quiet
 from runtimes.base import FORMATS, Artifact
+from runtimes.latency import LatencyResult as Measured
 from search.config import Config, Data
 from trainers import cache
 from trainers.base import Compressed, DenseSpec, Job, Recipe, digest_of
-from trainers.data import DataSet, normalized
+from trainers.data import DataSet, normalized, open_test
 from trainers.data import load as load_data
 
 Progress = Callable[[str, float], None]
@@ -51,6 +53,19 @@ class Baseline:
         """TRAINER/MODEL, as `distillation.teacher` spells it."""
         return f"{self.spec.trainer}/{self.spec.model}"
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, to be stored with the sweep."""
+        return _plain(self)
+
+    @staticmethod
+    def restore(stored: dict[str, Any]) -> Baseline | None:
+        """What `to_dict` gave -> Baseline; None when its files are gone or changed since."""
+        spec, folder = DenseSpec(**stored["spec"]), Path(stored["dense_folder"])
+        artifact = _restored(stored["artifact"])
+        if artifact is None or not cache.get(folder):
+            return None
+        return Baseline(**stored | {"spec": spec, "dense_folder": folder, "artifact": artifact})
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -63,6 +78,55 @@ class Outcome:
     environment: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Built:
+    """An exported file and what is known of it without timing it."""
+
+    artifact: Artifact
+    size_bytes: int
+    accuracy: float
+    agreement: float
+    sparsity: float
+    pruned: float
+    stages: dict[str, float]
+    curves: list[dict[str, float]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, to be stored with the sweep."""
+        return _plain(self)
+
+    @staticmethod
+    def restore(stored: dict[str, Any]) -> Built | None:
+        """What `to_dict` gave -> Built; None when its file is gone or changed since."""
+        artifact = _restored(stored["artifact"])
+        return None if artifact is None else Built(**stored | {"artifact": artifact})
+
+    def metrics(self, baseline: Baseline) -> dict[str, float]:
+        """The metrics that need no measuring, by name."""
+        return {
+            "accuracy": self.accuracy,
+            "accuracy_drop": baseline.accuracy - self.accuracy,
+            "size_bytes": float(self.size_bytes),
+            "size_ratio": self.size_bytes / baseline.size_bytes,
+            "compression_ratio": baseline.size_bytes / self.size_bytes,
+            "sparsity": self.sparsity,
+            "pruned": self.pruned,
+            "export_agreement": self.agreement,
+        }
+
+
+def _plain(value: Baseline | Built) -> dict[str, Any]:
+    plain: dict[str, Any] = json.loads(json.dumps(asdict(value), default=str))
+    return plain
+
+
+def _restored(stored: dict[str, str]) -> Artifact | None:
+    path = Path(stored["path"])
+    if not path.is_file() or (found := Artifact.of(path)).sha256 != stored["sha256"]:
+        return None
+    return found
+
+
 def prepare(config: Config, spec: DenseSpec, folder: Path, threads: int, progress: Progress) -> Baseline:
     """Train the dense model, or take it from the cache; export it to `folder` and measure the file."""
     trainer = trainers.base.load(spec.trainer)
@@ -71,15 +135,14 @@ def prepare(config: Config, spec: DenseSpec, folder: Path, threads: int, progres
     job = Job(data, folder, FORMATS[runtime], config.device, threads, progress=progress)
     key = {**spec.to_dict(), "data": data.digest, "versions": trainer.versions(), "code": _code_digest(spec.trainer)}
     dense_folder = cache.entry(config.root / "cache", "dense", key)
-    with quiet.training() as pause:
-        cache.fill(dense_folder, lambda into: _train(trainer, spec, job, into, pause), key)
+    cache.fill(dense_folder, lambda into: _train(trainer, spec, job, into), key, progress)
+    with quiet.training():
         recipe = Recipe(spec.model, spec.trainer, seed=spec.seed)
         compressed = trainer.compress(recipe, trainer.open_dense(spec, dense_folder), None, job)
         artifact = Artifact.of(compressed.file)
         accuracy, _ = _accuracy(runtime, artifact, compressed, data)
     progress("measure", 0.0)
-    with quiet.measuring():
-        measured = latency.measure(runtime, artifact, artifact, latency_spec(config))
+    measured = latency.measure(runtime, artifact, artifact, latency_spec(config))
     return Baseline(
         spec=spec,
         dense_folder=dense_folder,
@@ -89,7 +152,7 @@ def prepare(config: Config, spec: DenseSpec, folder: Path, threads: int, progres
         latency_ms=measured.latency_ms,
         data_digest=data.digest,
         versions={**trainer.versions(), runtime: runtimes.base.load(runtime).version()},
-        environment=measured.environment,
+        environment=measured.environment | {"noisy": measured.noisy},
     )
 
 
@@ -97,6 +160,24 @@ def evaluate(
     config: Config, recipe: Recipe, baseline: Baseline, teacher: Baseline, folder: Path, progress: Progress
 ) -> Outcome:
     """Carry out the recipe in `folder` and measure the exported file against the baseline's."""
+    built = build(config, recipe, baseline, teacher, folder, progress)
+    stages = dict(built.stages)
+    with ExitStack() as room:
+        with _stage(stages, "wait_for_quiet"):
+            progress("wait for quiet", 0.0)
+            room.enter_context(quiet.measuring())
+        with _stage(stages, "measure"):
+            progress("measure", 0.0)
+            runtime = config.study.runtime_of(recipe.trainer)
+            measured = latency.measure(runtime, built.artifact, baseline.artifact, latency_spec(config))
+    metrics = built.metrics(baseline) | latencies(measured, baseline.latency_ms)
+    return Outcome(metrics, stages, built.curves, built.artifact, measured.environment | {"noisy": measured.noisy})
+
+
+def build(
+    config: Config, recipe: Recipe, baseline: Baseline, teacher: Baseline, folder: Path, progress: Progress
+) -> Built:
+    """Carry out the recipe in `folder`; the accuracy is the exported file's on the validation split."""
     stages: dict[str, float] = {}
     with _stage(stages, "load"):
         trainer = trainers.base.load(recipe.trainer)
@@ -112,15 +193,28 @@ def evaluate(
         artifact = Artifact.of(compressed.file)
         with _stage(stages, "evaluate"):
             accuracy, agreement = _accuracy(runtime, artifact, compressed, data)
-    with ExitStack() as room:
-        with _stage(stages, "wait_for_quiet"):
-            progress("wait for quiet", 0.0)
-            room.enter_context(quiet.measuring())
-        with _stage(stages, "measure"):
-            progress("measure", 0.0)
-            measured = latency.measure(runtime, artifact, baseline.artifact, latency_spec(config))
-    metrics = _metrics(accuracy, agreement, compressed, artifact, baseline, measured)
-    return Outcome(metrics, stages, compressed.curves, artifact, measured.environment)
+            size = artifact.size_bytes()
+    return Built(artifact, size, accuracy, agreement, compressed.sparsity, compressed.pruned, stages, compressed.curves)
+
+
+def judge(
+    config: Config, trainer: str, artifacts: list[Artifact], baseline: Baseline, progress: Progress
+) -> tuple[list[float], list[Measured]]:
+    """(accuracy on the TEST split, latency) of each file; all latencies interleaved in one run.
+
+    Called once the search has ended: nothing before it opens the test split.
+    """
+    runtime = config.study.runtime_of(trainer)
+    progress("test split", 0.0)
+    test = open_test(config.study.data.name, config.root / "cache", _own_folder(config), progress)
+    loader = runtimes.base.load(runtime)
+    accuracies = []
+    with quiet.training():
+        for artifact in artifacts:
+            labels = loader.load(artifact, threads=1).predict(normalized(test.images, artifact.layout)).argmax(1)
+            accuracies.append(float(np.mean(labels == test.labels)))
+    progress("measure", 0.0)
+    return accuracies, latency.measure_many(runtime, artifacts, baseline.artifact, latency_spec(config))
 
 
 def latency_spec(config: Config) -> latency.LatencySpec:
@@ -135,34 +229,22 @@ def latency_spec(config: Config) -> latency.LatencySpec:
     )
 
 
-def _metrics(
-    accuracy: float,
-    agreement: float,
-    compressed: Compressed,
-    artifact: Artifact,
-    baseline: Baseline,
-    measured: latency.LatencyResult,
-) -> dict[str, float]:
-    size = artifact.size_bytes()
-    first = measured.first
-    return {
-        "accuracy": accuracy,
-        "accuracy_drop": baseline.accuracy - accuracy,
-        "latency_ms": first.ratio * baseline.latency_ms,
-        "latency_ms_low": first.ratio_low * baseline.latency_ms,
-        "latency_ms_high": first.ratio_high * baseline.latency_ms,
-        "latency_ratio": first.ratio,
-        "latency_ratio_low": first.ratio_low,
-        "latency_ratio_high": first.ratio_high,
-        "latency_raw_ms": first.latency_ms,
-        "throughput": first.throughput,
-        "size_bytes": float(size),
-        "size_ratio": size / baseline.size_bytes,
-        "compression_ratio": baseline.size_bytes / size,
-        "sparsity": compressed.sparsity,
-        "pruned": compressed.pruned,
-        "export_agreement": agreement,
-    }
+def latencies(found: Measured, baseline_ms: float) -> dict[str, float]:
+    """The study's latency figures with their 95 % intervals, then those of further batch sizes and threads."""
+    metrics: dict[str, float] = {}
+    for index, each in enumerate(found.comparisons):
+        suffix = f"/batch{each.batch}_threads{each.threads}" if index else ""
+        ends = {"": each.ratio, "_low": each.ratio_low, "_high": each.ratio_high}
+        metrics |= {f"latency_ratio{end}{suffix}": ratio for end, ratio in ends.items()}
+        if not index:
+            metrics |= {f"latency_ms{end}": ratio * baseline_ms for end, ratio in ends.items()}
+        metrics |= {
+            f"latency_p50_ms{suffix}": each.candidate.p50_ms,
+            f"latency_p95_ms{suffix}": each.candidate.p95_ms,
+            f"latency_iqr_ms{suffix}": each.candidate.iqr_ms,
+            f"throughput{suffix}": each.candidate.throughput,
+        }
+    return metrics
 
 
 @contextmanager
@@ -179,8 +261,10 @@ def _accuracy(runtime: str, artifact: Artifact, compressed: Compressed, data: Da
     return float(np.mean(labels == data.validation.labels)), float(np.mean(labels == compressed.labels))
 
 
-def _train(trainer: trainers.base.Trainer, spec: DenseSpec, job: Job, into: Path, pause: Callable[[], None]) -> None:
-    trainer.dense(spec, Job(job.data, into, job.format, job.device, job.threads, pause, job.progress))
+def _train(trainer: trainers.base.Trainer, spec: DenseSpec, job: Job, into: Path) -> None:
+    # The host is entered here, inside the cache's lock: waiting for that lock must not keep a measurement waiting.
+    with quiet.training() as pause:
+        trainer.dense(spec, replace(job, folder=into, pause=pause))
 
 
 _KEPT: dict[Data, DataSet] = {}
@@ -190,11 +274,17 @@ def _data(config: Config, progress: Progress) -> DataSet:
     """The study's data set, kept in memory for the worker's next trial."""
     said = config.study.data
     if said not in _KEPT:
-        folder = Path(said.folder).expanduser() if said.folder else None
         sizes = {"train_size": said.train_size, "validation_size": said.validation_size}
         _KEPT.clear()
-        _KEPT[said] = load_data(said.name, config.root / "cache", folder=folder, **sizes, progress=progress)
+        _KEPT[said] = load_data(
+            said.name, config.root / "cache", folder=_own_folder(config), **sizes, progress=progress
+        )
     return _KEPT[said]
+
+
+def _own_folder(config: Config) -> Path | None:
+    """The folder with the original files that the study names, if it does."""
+    return Path(config.study.data.folder).expanduser() if config.study.data.folder else None
 
 
 def _logits(folder: Path) -> np.ndarray:

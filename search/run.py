@@ -24,20 +24,11 @@ def search(raw: DictConfig) -> None:
     with cli.clear_errors():
         config = cli.check(raw)
         # What follows takes seconds to import: a mistake in the configuration is answered before.
-        from search import drive, executor, report, study, tracking
-        from search.display import Display
+        from search import drive, report, study
 
         with study.driver_lock(config.root, config.study.name):
             sweep = study.Sweep.open(config.study, cli.storage(config.root), config.fresh)
-            records = sweep.records()
-            log = tracking.open_sweep(config, sweep, records)
-            with Display(config.study.budget.trials, len(records), config.study.objectives) as display:
-                workers = executor.start(config.executor)
-                try:
-                    drive.Driver(config, sweep, workers, display, log.trial).run()
-                finally:
-                    workers.close()
-            log.finish(sweep.records())
+            drive.run(config, sweep)
         report.say(config.root, config.study.name, sweep.name)
 
 

@@ -20,15 +20,12 @@ import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from search import config
+from search.faults import SweepError
 from search.record import METRICS, TrialRecord
 from trainers.base import Recipe
 
 # Keys of the user attributes a trial carries.
 RECORD, REFERENCE, RESUMED, INTERRUPTED = "record", "reference", "resumed_from", "interrupted"
-
-
-class SweepError(RuntimeError):
-    """A sweep that cannot be opened or go on; the message says why and what to do."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +103,7 @@ class Sweep:
             changed = [
                 f"  {key}: was {old.get(key)!r}, now {new.get(key)!r}"
                 for key in sorted({*old, *new})
-                if old.get(key) != new.get(key) and not key.startswith(("budget.", "description"))
+                if old.get(key) != new.get(key) and not key.startswith(("budget.", "confirm.", "description"))
             ]
             raise SweepError(
                 f"sweep {self.name} was started with other settings:\n" + "\n".join(changed) + "\n"

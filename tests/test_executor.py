@@ -14,7 +14,8 @@ import psutil
 import pytest
 
 from search.config import Executor as Settings
-from search.executor import InlineExecutor, LocalExecutor, WorkerError, start
+from search.executor import InlineExecutor, LocalExecutor, start
+from search.faults import WorkerError
 from trainers.base import TrainingError
 
 Progress = Callable[[str, float], None]

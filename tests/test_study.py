@@ -9,8 +9,9 @@ import pytest
 from optuna.trial import TrialState
 
 from search.config import Study, check
+from search.faults import SweepError
 from search.record import TrialRecord
-from search.study import Asked, Sweep, SweepError, driver_lock, sweep_names
+from search.study import Asked, Sweep, driver_lock, sweep_names
 
 RAW: dict[str, Any] = {
     "name": "tiny",

@@ -1,0 +1,252 @@
+"""The front, confirmed: its recipes trained again with fresh seeds, measured side by side, judged on the test split.
+
+A search picks the luckiest of many noisy trials. What is deployed must hold on the next day, so the table shows
+these means with their intervals, and beside them what the search had promised.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from runtimes.base import Artifact
+from runtimes.latency import LatencyResult
+from search import objective, pareto
+from search.config import Config
+from search.display import Display
+from search.executor import Executor, Work, run_all
+from search.faults import SweepError, reason
+from search.objective import Baseline, Built
+from search.record import TrialRecord, metric
+from search.study import Sweep
+from trainers.base import Recipe
+
+# Far from the seeds of a search, so that no candidate meets the one it was chosen with.
+FIRST_SEED = 1_000_000
+Interval = tuple[float, float, float]  # mean, low, high
+
+
+@dataclass(frozen=True)
+class Confirmed:
+    """A trial's recipe after `seeds` fresh trainings.
+
+    `metrics`: name -> (mean, low, high), the 95 % interval of the mean over seeds; `test_accuracy` among them.
+    `artifacts`: the exported files, one per seed; `chosen` is the one of median validation accuracy, to be deployed.
+    """
+
+    number: int
+    words: str
+    seeds: int
+    metrics: dict[str, Interval]
+    artifacts: tuple[str, ...]
+    chosen: str
+    feasible: bool
+    on_front: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested plain values, as JSON takes them."""
+        return asdict(self)
+
+    @staticmethod
+    def from_dict(values: dict[str, Any]) -> Confirmed:
+        """What `to_dict` gave, or its JSON, -> Confirmed."""
+        metrics = {name: (m[0], m[1], m[2]) for name, m in values["metrics"].items()}
+        return Confirmed(**(values | {"metrics": metrics, "artifacts": tuple(values["artifacts"])}))
+
+
+def mean_interval(values: Sequence[float], resolution: float = 0.0) -> Interval:
+    """(mean, low, high): Student's 95 % interval of the mean, at least `resolution` to either side.
+
+    Few seeds can agree by chance to the last digit; `resolution` is the step the figure is counted in.
+    """
+    mean, n = float(np.mean(values)), len(values)
+    if n < 2:
+        return mean, mean - resolution, mean + resolution
+    half = float(stats.t.ppf(0.975, n - 1)) * float(np.std(values, ddof=1)) / math.sqrt(n)
+    half = max(half, resolution)
+    return mean, mean - half, mean + half
+
+
+def candidates(records: Sequence[TrialRecord], objectives: Sequence[str], most: int) -> list[TrialRecord]:
+    """The front of the feasible trials, then its nearest neighbours, `most` in all, by number.
+
+    A neighbour lies just behind the front by the sum of its distances to the nearest front point, each scaled by
+    the front's extent: one that may have had bad luck.
+    """
+    usable = _distinct([r for r in records if r.state == "complete" and r.feasible])
+    if not usable:
+        return []
+    directions = [metric(name).direction for name in objectives]
+    costs = pareto.costs(np.array([[r.metrics[name] for name in objectives] for r in usable]), directions)
+    on_front = pareto.front(costs, ["minimize"] * len(objectives))
+    extent = np.ptp(costs[on_front], axis=0)
+    scaled = costs / np.where(extent > 0, extent, 1.0)
+    behind = np.maximum(scaled[:, None] - scaled[on_front][None], 0.0).sum(axis=2).min(axis=1)
+    # Front points come first; of a front larger than `most` those spread along it are kept.
+    first = _spread(np.flatnonzero(on_front), scaled, most)
+    rest = [i for i in np.argsort(behind, kind="stable") if not on_front[i]]
+    chosen = [*first, *rest][:most]
+    return [usable[i] for i in sorted(chosen)]
+
+
+def _distinct(records: list[TrialRecord]) -> list[TrialRecord]:
+    seen: dict[str, TrialRecord] = {}
+    for record in records:
+        seen.setdefault(Recipe.from_dict(record.recipe).digest(), record)
+    return list(seen.values())
+
+
+def _spread(members: np.ndarray, scaled: np.ndarray, most: int) -> list[int]:
+    ordered = members[np.argsort(scaled[members, 0], kind="stable")]
+    if len(ordered) <= most:
+        return [int(i) for i in ordered]
+    return [int(ordered[i]) for i in np.unique(np.linspace(0, len(ordered) - 1, most).round().astype(int))]
+
+
+def reseeded(record: TrialRecord, repeat: int) -> Recipe:
+    """The trial's recipe with a seed the search never used; `repeat` counts from 0."""
+    return replace(Recipe.from_dict(record.recipe), seed=FIRST_SEED + repeat)
+
+
+def summarize(
+    config: Config,
+    record: TrialRecord,
+    baseline: Baseline,
+    built: Sequence[Built],
+    judged: Sequence[tuple[float, LatencyResult]],
+    baseline_test_accuracy: float,
+) -> Confirmed:
+    """One candidate's means and intervals from its trainings and their measurements, one of each per seed."""
+    columns: dict[str, list[float]] = {}
+    for each, (test_accuracy, found) in zip(built, judged, strict=True):
+        row = each.metrics(baseline) | objective.latencies(found, baseline.latency_ms)
+        row |= {"test_accuracy": test_accuracy, "test_accuracy_drop": baseline_test_accuracy - test_accuracy}
+        for name, value in row.items():
+            columns.setdefault(name, []).append(value)
+    steps = {"accuracy": 1e-4, "accuracy_drop": 1e-4, "test_accuracy": 1e-4, "test_accuracy_drop": 1e-4}
+    metrics = {name: mean_interval(values, steps.get(name, 0.0)) for name, values in columns.items()}
+    for name in ("latency_ms", "latency_ratio"):
+        # What one measurement does not know, three that happen to agree do not know either.
+        mean, low, high = metrics[name]
+        measured_low, measured_high = (float(np.mean(columns[f"{name}_{end}"])) for end in ("low", "high"))
+        metrics[name] = mean, min(low, measured_low), max(high, measured_high)
+    metrics = {name: m for name, m in metrics.items() if not name.endswith(("_low", "_high"))}
+    middle = sorted(built, key=lambda b: b.accuracy)[len(built) // 2]
+    return Confirmed(
+        number=record.number,
+        words=record.words,
+        seeds=len(built),
+        metrics=metrics,
+        artifacts=tuple(str(b.artifact.path) for b in built),
+        chosen=str(middle.artifact.path),
+        feasible=all(limit.violation(metrics[limit.metric][0]) <= 0 for limit in config.study.limits),
+        on_front=False,
+    )
+
+
+def front(points: Sequence[Confirmed], objectives: Sequence[str]) -> list[Confirmed]:
+    """The points with `on_front` set: feasible and displaced by no feasible one beyond the intervals."""
+    rows = [i for i, p in enumerate(points) if p.feasible]
+    ends = np.array([[points[i].metrics[name] for name in objectives] for i in rows]).reshape(-1, len(objectives), 3)
+    kept = pareto.noise_front(ends[:, :, 1], ends[:, :, 2], [metric(name).direction for name in objectives])
+    members = {i for i, on_front in zip(rows, kept, strict=True) if on_front}
+    return [replace(p, on_front=i in members) for i, p in enumerate(points)]
+
+
+class Confirmation:
+    """Confirms a sweep's front through its executor. What is trained is stored with the sweep: a kill costs little."""
+
+    def __init__(
+        self, config: Config, sweep: Sweep, executor: Executor, display: Display, baselines: dict[str, Baseline]
+    ):
+        self._config = config
+        self._sweep = sweep
+        self._executor = executor
+        self._display = display
+        self._baselines = baselines
+        self._built: dict[int, Built] = {}
+        self._judged: dict[int, tuple[list[float], list[LatencyResult]]] = {}
+
+    def run(self, records: Sequence[TrialRecord]) -> list[Confirmed]:
+        """Train the candidates again, measure and judge them. Raises SweepError when the machine is at fault."""
+        settings, study = self._config.study.confirm, self._config.study
+        chosen = candidates(records, study.objectives, settings.candidates)
+        if not chosen:
+            return []
+        self._display.say(
+            f"confirming {len(chosen)} candidates with {settings.seeds} fresh seeds each, then the test split"
+        )
+        repeats = [(record, repeat) for record in chosen for repeat in range(settings.seeds)]
+        self._train(repeats)
+        points = []
+        for name in dict.fromkeys(_baseline_name(record) for record in chosen):
+            mine = [i for i, (r, _) in enumerate(repeats) if _baseline_name(r) == name and i in self._built]
+            baseline = self._baselines[name]
+            files = [baseline.artifact, *(self._built[i].artifact for i in mine)]
+            accuracies, found = self._judge(name, files, baseline)
+            judged = dict(zip(mine, zip(accuracies[1:], found[1:], strict=True), strict=True))
+            for record in chosen:
+                own = [i for i in mine if repeats[i][0] is record]
+                if own:
+                    built, measured = [self._built[i] for i in own], [judged[i] for i in own]
+                    points.append(summarize(self._config, record, baseline, built, measured, accuracies[0]))
+        return front(sorted(points, key=lambda p: p.number), study.objectives)
+
+    def _train(self, repeats: Sequence[tuple[TrialRecord, int]]) -> None:
+        files = self._config.root / "trials" / self._sweep.name
+        works = []
+        for index, (record, repeat) in enumerate(repeats):
+            recipe = reseeded(record, repeat)
+            kept = self._sweep.get(_stored_as(recipe))
+            if kept is not None and (built := Built.restore(kept)) is not None:
+                self._built[index] = built
+                continue
+            baseline = self._baselines[_baseline_name(record)]
+            teacher = self._baselines.get(recipe.distillation.teacher, baseline)
+            folder = files / f"confirm-{record.number:04d}-{repeat}"
+            args = (self._config, recipe, baseline, teacher, folder)
+            works.append(Work(index, recipe.trainer, objective.build, args))
+        self._display.phase("confirm", len(repeats), len(self._built))
+        run_all(self._executor, works, self._begin, self._end, lambda event: self._display.progress(*event))
+
+    def _begin(self, work: Work) -> None:
+        self._display.started(work.key, f"again: {work.args[1].words()}, seed {work.args[1].seed - FIRST_SEED + 1}")
+
+    def _end(self, work: Work, future: Future[Any]) -> None:
+        self._display.finished(work.key)
+        self._display.advance()
+        if error := future.exception():
+            self._display.say(f"  {work.args[1].words()}: one training again FAILED: {reason(error)}")
+            return
+        self._built[work.key] = future.result()
+        self._sweep.put(_stored_as(work.args[1]), future.result().to_dict())
+
+    def _judge(self, name: str, files: list[Artifact], baseline: Baseline) -> tuple[list[float], list[LatencyResult]]:
+        outcome: list[Future[Any]] = []
+        work = Work(-1, baseline.spec.trainer, objective.judge, (self._config, baseline.spec.trainer, files, baseline))
+        run_all(
+            self._executor,
+            [work],
+            lambda w: self._display.started(w.key, f"{name}: {len(files)} files side by side"),
+            lambda w, future: outcome.append(future),
+            lambda event: self._display.progress(*event),
+        )
+        self._display.finished(work.key)
+        if error := outcome[0].exception():
+            raise SweepError(f"the front could not be confirmed: {reason(error)}") from error
+        result: tuple[list[float], list[LatencyResult]] = outcome[0].result()
+        return result
+
+
+def _baseline_name(record: TrialRecord) -> str:
+    return f"{record.recipe['trainer']}/{record.recipe['model']}"
+
+
+def _stored_as(recipe: Recipe) -> str:
+    return f"confirm {recipe.digest()}"

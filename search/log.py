@@ -1,0 +1,60 @@
+"""Keeps MLflow in step with the sweep: what Optuna was told is logged, once, whatever happened in between."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from search import report
+from search.config import Config
+from search.confirm import Confirmed
+from search.objective import Baseline
+from search.provenance import git_commit
+from search.record import TrialRecord
+from search.study import Sweep
+from search.tracking import Tracking
+
+
+class Log:
+    """The record of one sweep. Opening it logs the trials that a killed driver had told Optuna but not MLflow."""
+
+    def __init__(self, config: Config, sweep: Sweep):
+        self._config = config
+        self._sweep = sweep
+        self._tracking = Tracking(config.root, config.study.name)
+        plain = config.study.model_dump(mode="json")
+        self._tracking.start_sweep(sweep.name, plain, {"pare.git_commit": git_commit()}, config.study.objectives)
+        for record in sweep.records():
+            self.trial(record)
+
+    def trial(self, record: TrialRecord) -> None:
+        """Log one finished trial; a second time changes nothing."""
+        self._tracking.log_trial(self._sweep.name, record)
+
+    def finish(self, status: str, baselines: Sequence[Baseline], confirmed: Sequence[Confirmed]) -> None:
+        """Log the front, its confirmation, pictures and report. `status`: finished, interrupted or failed."""
+        if baselines:
+            point = json.dumps(reference_point(self._config, baselines))
+            self._tracking.tag_sweep(self._sweep.name, {"pare.reference_point": point})
+        self._tracking.log_confirmed(self._sweep.name, [point.to_dict() for point in confirmed])
+        report.finish(self._config.root, self._tracking, self._sweep.name, status)
+
+
+def reference_point(config: Config, baselines: Sequence[Baseline]) -> list[float]:
+    """The hypervolume's reference point, one value per objective: what nobody would deploy.
+
+    A tenth worse than the largest dense fp32 file in latency and size, and below the best dense accuracy by the
+    `accuracy_drop` the study allows (5 points if it sets no bound).
+    """
+    drops = [limit.bound for limit in config.study.limits if limit.metric == "accuracy_drop"]
+    drop = min(drops, default=0.05)
+    worst = {
+        "accuracy": max(b.accuracy for b in baselines) - drop,
+        "accuracy_drop": drop,
+        "latency_ms": 1.1 * max(b.latency_ms for b in baselines),
+        "latency_ratio": 1.1,
+        "size_bytes": 1.1 * max(b.size_bytes for b in baselines),
+        "size_ratio": 1.1,
+        "compression_ratio": 0.9,
+    }
+    return [worst.get(name, 0.0) for name in config.study.objectives]

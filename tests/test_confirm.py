@@ -1,0 +1,106 @@
+"""Confirmation: candidates near the front, means with honest intervals, and an optimist that does not survive."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from search.confirm import FIRST_SEED, Confirmed, candidates, front, mean_interval, reseeded
+from search.record import TrialRecord
+
+OBJECTIVES = ["accuracy", "latency_ms"]
+
+
+def record(number: int, accuracy: float, latency: float, feasible: bool = True) -> TrialRecord:
+    recipe = {"model": "lenet5", "pruning": {"granularity": "channel", "sparsity": 0.01 * (number + 1)}}
+    metrics = {"accuracy": accuracy, "latency_ms": latency}
+    return TrialRecord(number, "complete", 0, 1, recipe=recipe, metrics=metrics, feasible=feasible, words=str(number))
+
+
+def point(number: int, accuracy: tuple[float, float], latency: tuple[float, float], feasible: bool = True) -> Confirmed:
+    metrics = {n: (sum(i) / 2, *i) for n, i in (("accuracy", accuracy), ("latency_ms", latency))}
+    return Confirmed(number, str(number), 3, metrics, (), "", feasible, False)
+
+
+def test_the_interval_of_the_mean_covers_as_often_as_it_says() -> None:
+    random = np.random.default_rng(0)
+    hits = 0
+    for _ in range(2000):
+        _, low, high = mean_interval(list(random.normal(5.0, 2.0, 3)))
+        hits += low <= 5.0 <= high
+    assert 0.935 < hits / 2000 < 0.965
+
+
+def test_a_second_run_of_equal_size_lies_inside_as_often_as_theory_says() -> None:
+    random = np.random.default_rng(1)
+    inside = 0
+    for _ in range(2000):
+        _, low, high = mean_interval(list(random.normal(0.0, 1.0, 3)))
+        inside += low <= random.normal(0.0, 1.0, 3).mean() <= high
+    assert 0.88 < inside / 2000 < 0.93  # P(|t_2| < 4.303 / sqrt 2) = 0.907
+
+
+@given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=8), st.floats(0, 1))
+def test_the_interval_holds_the_mean_and_is_never_narrower_than_the_resolution(
+    values: list[float], resolution: float
+) -> None:
+    mean, low, high = mean_interval(values, resolution)
+    assert low <= mean <= high
+    assert high - low >= 2 * resolution - 1e-9 * max(1.0, abs(mean))
+
+
+def test_candidates_are_the_front_and_what_lies_just_behind_it() -> None:
+    records = [record(0, 0.99, 1.0), record(1, 0.98, 0.5), record(2, 0.97, 0.2)]  # the front
+    records += [record(3, 0.979, 0.51), record(4, 0.90, 0.9), record(5, 0.999, 0.1, feasible=False)]
+    assert [r.number for r in candidates(records, OBJECTIVES, 4)] == [0, 1, 2, 3]
+    assert [r.number for r in candidates(records, OBJECTIVES, 2)] == [0, 2]
+    assert candidates([records[5]], OBJECTIVES, 4) == []
+
+
+@given(
+    st.lists(st.tuples(st.floats(0.5, 1), st.floats(0.1, 2)), min_size=1, max_size=12), st.integers(1, 12)
+)
+@settings(max_examples=50)
+def test_a_front_that_fits_is_wholly_among_the_candidates(values: list[tuple[float, float]], most: int) -> None:
+    records = [record(i, *v) for i, v in enumerate(values)]
+    chosen = candidates(records, OBJECTIVES, most)
+    assert len(chosen) == min(most, len(records))
+    best = max(values)[0]
+    assert any(r.metrics["accuracy"] == best for r in chosen) or most == 1
+
+
+def test_fresh_seeds_are_none_of_the_search_and_differ() -> None:
+    seeds = [reseeded(record(0, 0.9, 1.0), k).seed for k in range(3)]
+    assert len(set(seeds)) == 3
+    assert min(seeds) >= FIRST_SEED
+
+
+def test_the_confirmed_front_follows_intervals_and_feasibility() -> None:
+    points = [
+        point(0, (0.98, 0.99), (1.0, 1.1)),
+        point(1, (0.97, 0.985), (0.4, 0.5)),
+        point(2, (0.90, 0.95), (0.6, 0.7)),  # surely worse than 1 in both
+        point(3, (0.999, 1.0), (0.1, 0.2), feasible=False),
+    ]
+    assert [p.on_front for p in front(points, OBJECTIVES)] == [True, True, False, False]
+    assert front([], OBJECTIVES) == []
+
+
+def test_plain_data_and_back() -> None:
+    import json
+
+    one = front([point(0, (0.98, 0.99), (1.0, 1.1))], OBJECTIVES)[0]
+    assert Confirmed.from_dict(json.loads(json.dumps(one.to_dict()))) == one
+
+
+@pytest.fixture
+def lucky(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """A study whose trainer reports validation accuracy by luck: one recipe shines with the search's seed only."""
+    from tests import fakes
+
+    return fakes.lucky_study(monkeypatch, tmp_path)
