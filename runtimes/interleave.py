@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import psutil
 
+from runtimes import pace
 from runtimes.base import Artifact, ArtifactError, Runtime, Session, load
 from runtimes.interval import quiet_blocks, ratio_interval
 from runtimes.latency import LEAST_BLOCKS, Comparison, LatencySpec, Timing
@@ -30,9 +31,13 @@ CHECK_EVERY = 4  # blocks
 
 
 class Bench:
-    """The files at one batch size and number of threads. `levels`: [blocks][files], median ns of a call."""
+    """The files at one batch size and number of threads. `levels`: [blocks][files], ns of a call.
+
+    `known`: ns that file 0 took on this host before (runtimes/pace.py), NaN if never.
+    """
 
     def __init__(self, runtime: Runtime, files: list[Artifact], batch: int, threads: int, seed: int) -> None:
+        self.known = pace.known(files[0], _how(runtime, batch, threads))
         self.levels: list[list[float]] = []
         self.calls: list[list[np.ndarray]] = []
         self.started = time.perf_counter()
@@ -55,7 +60,8 @@ class Bench:
         for _ in range(int(np.clip(BURSTS * BURST_NS / slowest, 1, BURSTS))):
             for index in self._rng.permutation(len(self._files)):
                 bursts[index].append(self._burst(index, BURST_NS))
-        self.levels.append([float(np.median([np.median(burst) for burst in each])) for each in bursts])
+        # The faster half of the bursts: a level that a disturbance within the block leaves alone.
+        self.levels.append([float(np.quantile([np.median(burst) for burst in each], 0.25)) for each in bursts])
         self.calls.append([np.concatenate(each) for each in bursts])
 
     def _reload(self) -> None:
@@ -100,7 +106,7 @@ class Estimate:
 def estimate(bench: Bench, candidate: int, seed: int) -> Estimate:
     """The candidate's ratio to file 0 from its undisturbed blocks, or from all if there are hardly any."""
     times = np.array(bench.levels)[:, [candidate, 0]]
-    quiet = quiet_blocks(times)
+    quiet = quiet_blocks(times, np.array([np.nan, bench.known]))
     undisturbed = int(quiet.sum())
     if undisturbed < LEAST_BLOCKS:
         quiet = np.ones(len(times), dtype=bool)
@@ -141,6 +147,7 @@ def compare_all(
         found = [estimate(bench, candidate, spec.seed) for candidate in candidates]
         stopped = "tight" if all(each.tight(spec) for each in found) else "time" if late else ""
     seconds = bench.seconds()
+    pace.note(files[0], _how(runtime, batch, threads), float(np.quantile(np.array(bench.levels)[:, 0], 0.1)))
     return [
         Comparison(
             batch=batch,
@@ -158,6 +165,10 @@ def compare_all(
         )
         for candidate, each in zip(candidates, found, strict=True)
     ]
+
+
+def _how(runtime: Runtime, batch: int, threads: int) -> str:
+    return f"{runtime.version()} batch {batch} threads {threads}"
 
 
 ALLOWED = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()

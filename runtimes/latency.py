@@ -39,7 +39,7 @@ class LatencySpec:
     threads: tuple[int, ...] = (1,)
     target_rel_ci: float = 0.03
     max_seconds: float = 4.0
-    min_blocks: int = 16
+    min_blocks: int = 24
     seed: int = 0
 
     def __post_init__(self) -> None:

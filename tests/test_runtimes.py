@@ -1,0 +1,213 @@
+"""The contract every runtime must keep: the same network as a file of each format, against NumPy.
+
+A new runtime joins by one line in MAKERS, a function that writes the network below in its format.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from runtimes.base import FORMATS, LAYOUTS, Artifact, ArtifactError, Runtime, load
+
+ROOT = Path(__file__).parent.parent
+HIDDEN = 512  # wide enough that every library splits the work over its threads
+
+
+def weights() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """First weights [16, HIDDEN], bias [HIDDEN], second weights [HIDDEN, 3], all float32."""
+    rng = np.random.default_rng(7)
+    shapes = ((16, HIDDEN), (HIDDEN,), (HIDDEN, 3))
+    first, bias, second = (rng.normal(0, 0.2, shape).astype(np.float32) for shape in shapes)
+    return first, bias, second
+
+
+def reference(inputs: np.ndarray) -> np.ndarray:
+    first, bias, second = weights()
+    return np.maximum(inputs.reshape(len(inputs), 16) @ first + bias, 0) @ second
+
+
+def make_onnx(path: Path) -> None:
+    names = ("first", "bias", "second")
+    nodes = [
+        helper.make_node("Flatten", ["images"], ["flat"]),
+        helper.make_node("Gemm", ["flat", "first", "bias"], ["hidden"]),
+        helper.make_node("Relu", ["hidden"], ["relu"]),
+        helper.make_node("MatMul", ["relu", "second"], ["scores"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "contract",
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", 1, 4, 4])],
+        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["batch", 3])],
+        [numpy_helper.from_array(each, name) for each, name in zip(weights(), names, strict=True)],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10), path)
+
+
+def make_pt2(path: Path) -> None:
+    import torch
+
+    first, bias, second = (torch.from_numpy(each) for each in weights())
+
+    class Network(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return torch.relu(images.flatten(1) @ first + bias) @ second
+
+    batch = torch.export.Dim("batch", min=1, max=4096)
+    torch.export.save(
+        torch.export.export(Network(), (torch.zeros(2, 1, 4, 4),), dynamic_shapes=({0: batch},), strict=True), path
+    )
+
+
+MAKERS: dict[str, Callable[[Path], None]] = {"onnx": make_onnx, "pt2": make_pt2}
+PACKAGES = {"onnxruntime": "onnxruntime", "openvino": "openvino", "torch": "torch", "litert": "ai_edge_litert"}
+INSTALLED = [name for name in FORMATS if FORMATS[name] in MAKERS and importlib.util.find_spec(PACKAGES[name])]
+
+
+@pytest.fixture(scope="module", params=INSTALLED)
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def runtime(name: str) -> Runtime:
+    return load(name)
+
+
+@pytest.fixture(scope="module")
+def artifact(name: str, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    path = tmp_path_factory.mktemp(name) / f"model.{FORMATS[name]}"
+    MAKERS[FORMATS[name]](path)
+    return Artifact.of(path)
+
+
+def images(count: int, artifact: Artifact) -> np.ndarray:
+    shape = (count, 1, 4, 4) if artifact.layout == "NCHW" else (count, 4, 4, 1)
+    return np.random.default_rng(count).standard_normal(shape, dtype=np.float32)
+
+
+@pytest.mark.parametrize("count", [1, 3, 64, 257])
+def test_predict_equals_numpy_at_any_batch_size(runtime: Runtime, artifact: Artifact, count: int) -> None:
+    given = images(count, artifact)
+    scores = runtime.load(artifact, threads=1).predict(given)
+    assert scores.dtype == np.float32
+    np.testing.assert_allclose(scores, reference(given), rtol=1e-4, atol=1e-4)
+
+
+def test_predict_equals_numpy_at_a_fixed_batch_size(runtime: Runtime, artifact: Artifact) -> None:
+    given = images(5, artifact)
+    scores = runtime.load(artifact, threads=1, batch=5).predict(given)
+    np.testing.assert_allclose(scores, reference(given), rtol=1e-4, atol=1e-4)
+
+
+def test_same_input_twice_gives_the_same_output(runtime: Runtime, artifact: Artifact) -> None:
+    session = runtime.load(artifact, threads=1)
+    given = images(17, artifact)
+    first = session.predict(given)
+    session.predict(images(17, artifact) + 1)
+    assert np.array_equal(first, session.predict(given))
+
+
+def test_an_earlier_result_is_not_overwritten(runtime: Runtime, artifact: Artifact) -> None:
+    session = runtime.load(artifact, threads=1)
+    first = session.predict(images(4, artifact))
+    kept = first.copy()
+    session.predict(images(4, artifact) * 2)
+    assert np.array_equal(first, kept)
+
+
+def test_input_shape_is_told(runtime: Runtime, artifact: Artifact) -> None:
+    assert runtime.load(artifact, threads=1).input_shape == images(1, artifact).shape[1:]
+
+
+def test_version_is_told(runtime: Runtime) -> None:
+    assert runtime.version()[0].isdigit()
+
+
+THREADS = """
+import sys
+from pathlib import Path
+import numpy as np
+import psutil
+from runtimes.base import Artifact, load
+name, path, threads = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+runtime = load(name)
+before = psutil.Process().num_threads()
+session = runtime.load(Artifact.of(path), threads=threads)
+session.predict(np.ones((2048, *session.input_shape), dtype=np.float32))
+print(psutil.Process().num_threads() - before)
+"""
+
+
+def test_threads_are_honoured(name: str, artifact: Artifact) -> None:
+    def started(threads: int) -> int:
+        command = [sys.executable, "-c", THREADS, name, str(artifact.path), str(threads)]
+        return int(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout)
+
+    one, three = started(1), started(3)
+    assert three - one >= 2  # torch has two pools
+
+
+@pytest.mark.parametrize("damage", ["noise", "empty", "truncated"])
+def test_a_broken_file_is_refused_with_a_clear_message(
+    name: str, runtime: Runtime, artifact: Artifact, tmp_path: Path, damage: str
+) -> None:
+    whole = artifact.path.read_bytes()
+    broken = tmp_path / f"broken.{artifact.format}"
+    broken.write_bytes({"noise": b"not a model", "empty": b"", "truncated": whole[: len(whole) // 2]}[damage])
+    with pytest.raises(ArtifactError) as caught:
+        runtime.load(Artifact.of(broken), threads=1)
+    message = str(caught.value)
+    assert message.startswith(f"{broken}: ")
+    assert "cannot load it" in message
+    assert "\n" not in message
+
+
+def test_a_file_changed_since_it_was_made_is_refused(runtime: Runtime, artifact: Artifact, tmp_path: Path) -> None:
+    path = tmp_path / f"model.{artifact.format}"
+    path.write_bytes(artifact.path.read_bytes())
+    made = Artifact.of(path)
+    runtime.load(made, threads=1)
+    path.write_bytes(artifact.path.read_bytes() + b"\0")
+    with pytest.raises(ArtifactError, match="sha256 differs"):
+        runtime.load(made, threads=1)
+
+
+def test_a_missing_file_is_refused(runtime: Runtime, artifact: Artifact, tmp_path: Path) -> None:
+    gone = Artifact(tmp_path / f"gone.{artifact.format}", artifact.format, artifact.sha256)
+    with pytest.raises(ArtifactError, match="cannot be read"):
+        runtime.load(gone, threads=1)
+
+
+def test_an_onnx_file_with_two_inputs_is_refused(tmp_path: Path) -> None:
+    sides = [helper.make_tensor_value_info(side, TensorProto.FLOAT, ["batch", 2]) for side in ("left", "right")]
+    total = helper.make_tensor_value_info("total", TensorProto.FLOAT, ["batch", 2])
+    graph = helper.make_graph([helper.make_node("Add", ["left", "right"], ["total"])], "sum", sides, [total])
+    path = tmp_path / "sum.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10), path)
+    with pytest.raises(ArtifactError, match="one input and one output"):
+        load("onnxruntime").load(Artifact.of(path), threads=1)
+
+
+def test_every_runtime_of_the_table_has_a_layout() -> None:
+    assert set(FORMATS.values()) == set(LAYOUTS)
+
+
+def test_an_unknown_runtime_is_refused_with_the_choices() -> None:
+    with pytest.raises(ValueError, match="'onnx' is not valid; choose from onnxruntime, openvino, torch, litert"):
+        load("onnx")
+
+
+@pytest.mark.skipif("openvino" in INSTALLED, reason="openvino is installed here")
+def test_the_missing_extra_is_named() -> None:
+    with pytest.raises(ImportError, match=r"pip install 'pare\[openvino\]'"):
+        load("openvino")
