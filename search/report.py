@@ -1,0 +1,247 @@
+"""The front as a table, a picture and a page; printed again by `python -m search.report study=mnist_prune`."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from pathlib import Path
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from search.record import STATUSES, Outcome, metric
+from search.summary import Summary, read, said, summarize, than_dense, times
+from search.tracking import Tracking, TrackingError
+
+HELP = """\
+The front of a study's sweep, from what was recorded.
+
+  python -m search.report study=NAME [sweep=NAME] [format=table|csv|json|html|md] [rows=front|all] [out=FILE]
+                          [root=mlruns]
+
+  study   the study, as in experiments/study
+  sweep   one of its sweeps; the newest if left out
+  format  table: for the terminal; csv, json: figures for other programs; html: the whole page; md: a Markdown table.
+          If left out, the ending of out= decides, else table
+  rows    csv and json hold the front's trials, or all
+  out     a file to write instead of printing
+  root    the folder that holds the record
+"""
+FORMATS = ("table", "csv", "json", "html", "md")
+_KEYS = {"study": "", "sweep": "", "format": "", "rows": "front", "out": "", "root": "mlruns"}
+_WIDTH = 118  # columns when the output is no terminal
+
+
+class UsageError(ValueError):
+    """A command line that cannot be carried out; the message says what to write."""
+
+
+@dataclass(frozen=True)
+class Files:
+    """Where a sweep's picture and page lie."""
+
+    picture: Path
+    page: Path
+
+
+def files(root: Path, sweep: str) -> Files:
+    """Their places under `root`, whether or not they have been written."""
+    folder = root / "reports" / sweep
+    return Files(folder / "front.png", folder / "report.html")
+
+
+def write(root: Path, summary: Summary) -> Files:
+    """Draw the sweep's picture and page."""
+    # matplotlib and plotly take seconds to import: the table alone does not wait for them.
+    from search import page, picture
+
+    made = files(root, summary.sweep)
+    made.page.parent.mkdir(parents=True, exist_ok=True)
+    picture.draw(summary, made.picture)
+    made.page.write_text(page.page(summary), encoding="utf-8")
+    return made
+
+
+def finish(root: Path, tracking: Tracking, sweep: str, status: str) -> Summary:
+    """End the sweep: mark its front, draw picture and page, record both with figures and note.
+
+    `status`: finished, interrupted or failed. Called again after a resume it brings everything up to date.
+    """
+    if status not in STATUSES:
+        raise ValueError(f"status: {status!r} is not valid; choose from {', '.join(STATUSES)}")
+    summary = summarize(tracking, sweep)
+    summary = replace(summary, about={**summary.about, "status": status})
+    tracking.mark_front(sweep, summary.front["number"], len(summary.trials))
+    made = write(root, summary)
+    outcome = Outcome(
+        status, figures(summary), summary.hypervolume, _metrics(summary), (made.picture, made.page), markdown(summary)
+    )
+    tracking.finish_sweep(sweep, outcome)
+    return summary
+
+
+def say(root: Path, study: str, sweep: str | None = None, console: Console | None = None) -> None:
+    """Print the front, where picture and page lie, and the command for the UI; draw them if they are missing."""
+    summary = read(root, study, sweep)
+    made = files(root, summary.sweep)
+    if not (made.picture.exists() and made.page.exists()):
+        made = write(root, summary)
+    console = console or _console()
+    console.print(table(summary))
+    for line in _below(summary):
+        console.print(line, soft_wrap=True)
+    console.print(f"Picture  {made.picture}\nReport   {made.page}\nMLflow   python -m search.ui", soft_wrap=True)
+
+
+def _console() -> Console:
+    plain = Console(highlight=False)
+    return plain if plain.is_terminal else Console(highlight=False, width=_WIDTH)
+
+
+def table(summary: Summary) -> Table:
+    """The front for a terminal, the knee marked."""
+    counts = summary.counts()
+    title = f"{summary.study}: {counts['front']} of {counts['trials']} trials are on the Pareto front ({summary.sweep})"
+    made = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
+    made.add_column("")
+    made.add_column("Recipe", ratio=1, overflow="fold")
+    names = [name for name in _shown(summary) if name in summary.trials]
+    for name in names:
+        made.add_column(_HEADS.get(name, metric(name).title), justify="right", no_wrap=True)
+    made.add_column("Trial", justify="right")
+    for _, row in summary.front.iterrows():
+        words = f"{row['words']} [dim]({row['reference']})[/dim]" if row["reference"] else str(row["words"])
+        cells = [times(row, name) if name.endswith("_ratio") else said(row, name) for name in names]
+        made.add_row("◆" if row["knee"] else "", words, *cells, str(row["number"]), style="bold" if row["knee"] else "")
+    return made
+
+
+_HEADS = {"latency_ratio": "× faster", "size_ratio": "× smaller", "accuracy": "Accuracy", "size_bytes": "Size"}
+
+
+def _shown(summary: Summary) -> list[str]:
+    usual = ["accuracy", "latency_ms", "latency_ratio", "size_bytes", "size_ratio"]
+    return usual + [name for name in summary.objectives if name not in usual]
+
+
+def _below(summary: Summary) -> list[str]:
+    counts, lines = summary.counts(), []
+    if summary.knee is not None:
+        lines.append(f"◆ the knee, the best compromise; against the dense model: {than_dense(summary.knee)}.")
+        lines.append("Accuracy is on the validation split, which the search has seen.")
+    elif counts["complete"]:
+        nearest = summary.trials[summary.trials["number"] == summary.nearest]
+        near = f"; nearest is trial {summary.nearest}: {nearest.iloc[0]['words']}" if len(nearest) else ""
+        lines.append(f"No trial meets the constraints{near}.")
+    else:
+        lines.append("No trial has been measured.")
+    if counts["infeasible"] or counts["failed"]:
+        lines.append(f"{counts['infeasible']} trials break a constraint, {counts['failed']} failed.")
+    return lines
+
+
+def figures(summary: Summary, rows: str = "front") -> pd.DataFrame:
+    """The trials for other programs: plain numbers in base units; `rows`: front or all."""
+    chosen = summary.front if rows == "front" else summary.trials
+    first = ["number", "words", "knee", "on_front", "feasible", "state", "reference", "reason"]
+    rest = [name for name in chosen if name not in first and not str(name).startswith(("epoch/", "seconds/"))]
+    return chosen[[name for name in first if name in chosen] + rest].dropna(axis="columns", how="all")
+
+
+def markdown(summary: Summary, most: int = 15) -> str:
+    """The front's table in Markdown, at most `most` rows: the description of sweep and study in MLflow."""
+    names = [name for name in _shown(summary) if name in summary.trials]
+    heads = ["", "Recipe", *(_HEADS.get(name, metric(name).title) for name in names), "Trial"]
+    lines = [f"**{line}**" for line in (f"{summary.study}, sweep {summary.sweep}",)]
+    lines += ["", "| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    for _, row in summary.front.head(most).iterrows():
+        cells = [times(row, name) if name.endswith("_ratio") else said(row, name) for name in names]
+        words = str(row["words"]) + (f" ({row['reference']})" if row["reference"] else "")
+        lines.append("| " + " | ".join(["◆" if row["knee"] else "", words, *cells, str(row["number"])]) + " |")
+    if (left := len(summary.front) - most) > 0:
+        lines.append(f"\n{left} more in front.csv.")
+    return "\n".join([*lines, "", *_below(summary)])
+
+
+def _metrics(summary: Summary) -> dict[str, float]:
+    """Single figures of the sweep, for MLflow's compare page."""
+    said_of = {f"trials/{kind}": float(count) for kind, count in summary.counts().items()}
+    for name in summary.objectives:
+        column = summary.front[name]
+        if len(column):
+            best = column.max() if metric(name).direction == "maximize" else column.min()
+            said_of[f"front/best_{name}"] = float(best)
+            said_of[f"knee/{name}"] = float(summary.trials.loc[summary.trials["knee"], name].iloc[0])
+    return said_of
+
+
+def arguments(argv: Sequence[str]) -> dict[str, str]:
+    """`key=value` words -> the settings; raises UsageError."""
+    asked = dict(_KEYS)
+    for word in argv:
+        key, equals, value = word.partition("=")
+        if key not in _KEYS:
+            near = get_close_matches(key, _KEYS, 1)
+            hint = f" (did you mean {near[0]}=?)" if near else ""
+            raise UsageError(f"{word}: no such argument{hint}; choose from {', '.join(f'{k}=' for k in _KEYS)}")
+        if not equals or not value:
+            raise UsageError(f"{key}: needs a value; write {key}=...")
+        asked[key] = value
+    if not asked["study"]:
+        raise UsageError("study: missing; write study=NAME, such as study=mnist_prune")
+    asked["format"] = asked["format"] or (Path(asked["out"]).suffix.removeprefix(".") if asked["out"] else "table")
+    for key, valid in (("format", FORMATS), ("rows", ("front", "all"))):
+        if asked[key] not in valid:
+            raise UsageError(f"{key}: {asked[key]!r} is not valid; choose from {', '.join(valid)}")
+    return asked
+
+
+def rendered(summary: Summary, form: str, rows: str) -> str:
+    """The sweep in the asked format, as text."""
+    if form == "csv":
+        return figures(summary, rows).to_csv(index=False)
+    if form == "json":
+        return str(figures(summary, rows).to_json(orient="records", indent=2, force_ascii=False)) + "\n"
+    if form == "html":
+        from search import page
+
+        return page.page(summary)
+    if form == "md":
+        return markdown(summary, most=len(summary.front)) + "\n"
+    text = io.StringIO()
+    Console(width=_WIDTH, highlight=False, file=text).print(table(summary), *_below(summary), sep="\n")
+    return text.getvalue()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line: 0, 2 for a mistake in it, 1 for a record that cannot be read or a file not written."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or set(words) & {"-h", "--help"}:
+        print(HELP, end="")
+        return 0 if words else 2
+    try:
+        asked = arguments(words)
+        root = Path(asked["root"])
+        if asked["format"] == "table" and not asked["out"]:
+            say(root, asked["study"], asked["sweep"] or None)
+            return 0
+        text = rendered(read(root, asked["study"], asked["sweep"] or None), asked["format"], asked["rows"])
+        if asked["out"]:
+            Path(asked["out"]).write_text(text, encoding="utf-8")
+        else:
+            print(text, end="")
+    except UsageError as error:
+        print(f"search.report: {error}\nSee python -m search.report --help", file=sys.stderr)
+        return 2
+    except (TrackingError, OSError) as error:
+        print(f"search.report: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
