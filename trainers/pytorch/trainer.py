@@ -1,0 +1,190 @@
+"""The PyTorch trainer: dense models, and recipes carried out on them."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import fx, nn
+
+from trainers import base
+from trainers.base import Compressed, Dense, DenseSpec, Distillation, Job, Recipe, RecipeError
+from trainers.pytorch import models, prune, quantize, train
+from trainers.pytorch.distill import TrainingLoss
+from trainers.pytorch.export import dynamic_int8, export
+from trainers.pytorch.train import Plan, Resident, fit, predict
+
+WEIGHTS, LOGITS, RECORD = "weights.safetensors", "logits.npy", "record.json"
+PACKAGES = ("torch", "torchao", "torch-pruning", "onnx", "onnxscript", "onnxruntime")
+CALIBRATION_SIZE = 1000  # training images
+QAT_RATE = 0.3  # of the fine-tuning's learning rate: the network is nearly where it should be
+
+
+@dataclass
+class _Trial:
+    """One recipe on its way: each stage takes `model` from the last and leaves its own."""
+
+    recipe: Recipe
+    job: Job
+    data: Resident
+    loss: TrainingLoss
+    model: nn.Module
+    masks: prune.Masks = field(default_factory=dict)
+    pruned: float = 0.0
+    stages: dict[str, float] = field(default_factory=dict)
+    curves: list[dict[str, float]] = field(default_factory=list)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time what happens inside as `name`, in seconds."""
+        start = time.perf_counter()
+        yield
+        self.stages[name] = self.stages.get(name, 0.0) + time.perf_counter() - start
+
+    def fit(self, stage: str, epochs: int, rate: float, constraint: train.Constraint | None) -> None:
+        """Train the model of now; its epochs are counted on through all stages."""
+        plan = Plan(stage, epochs, rate, self.recipe.finetuning.batch_size, self.recipe.seed)
+        with self.stage(stage):
+            for epoch in fit(self.model, self.data, plan, self.job, self.loss, constraint):
+                self.curves.append({"epoch": float(len(self.curves) + 1), **epoch})
+
+
+class Trainer:
+    """See `trainers.base.Trainer`."""
+
+    def versions(self) -> dict[str, str]:
+        """Package name -> version of what decides the result."""
+        return {package: metadata.version(package) for package in PACKAGES}
+
+    def dense(self, spec: DenseSpec, job: Job) -> Dense:
+        """Train the dense model; writes its weights, its logits on the training split and a record."""
+        data = _start(job, spec.seed)
+        model = _placed(models.build(spec.model), data).train()
+        plan = Plan("dense", spec.epochs, spec.learning_rate, spec.batch_size, spec.seed, augment=True)
+        curve = fit(model, data, plan, job, TrainingLoss(data.labels, Distillation(), None))
+        logits = predict(model.eval(), data.images, job).cpu().numpy()
+        weights = {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
+        save_file(weights, job.folder / WEIGHTS)
+        np.save(job.folder / LOGITS, logits)
+        parameters = models.trainable(model)
+        record = {"spec": spec.to_dict(), "parameters": parameters, "curve": curve, "versions": self.versions()}
+        (job.folder / RECORD).write_text(json.dumps(record, indent=1) + "\n")
+        return Dense(spec, job.folder, logits, parameters)
+
+    def open_dense(self, spec: DenseSpec, folder: Path) -> Dense:
+        """A dense model that `dense` wrote earlier; raises ValueError when the folder holds another."""
+        record = json.loads((folder / RECORD).read_text())
+        if record["spec"] != spec.to_dict():
+            raise ValueError(f"{folder}: holds the dense model of {record['spec']}, not of {spec.to_dict()}")
+        return Dense(spec, folder, np.load(folder / LOGITS), record["parameters"])
+
+    def compress(self, recipe: Recipe, dense: Dense, teacher: np.ndarray | None, job: Job) -> Compressed:
+        """Prune and fine-tune, quantize, export: what the recipe asks for, in that order."""
+        _check(recipe, dense, teacher, job)
+        data = _start(job, recipe.seed)
+        taught = None if teacher is None else torch.from_numpy(teacher).to(data.device)
+        model = models.build(recipe.model)
+        model.load_state_dict(load_file(dense.folder / WEIGHTS))
+        loss = TrainingLoss(data.labels, recipe.distillation, taught)
+        trial = _Trial(recipe, job, data, loss, _placed(model, data))
+        prunable = sum(layer.weight.numel() for layer in models.prunable(trial.model).values())
+        _prune(trial)
+        _quantize(trial)
+        with trial.stage("predict"):
+            labels = predict(trial.model, data.validation_images, job).argmax(1).cpu().numpy()
+        file = job.folder / f"model.{job.format}"
+        with trial.stage("export"):
+            weights = _write(trial, file, self.versions())
+        sparsity = prune.sparsity(weights, prunable)
+        return Compressed(file, sparsity, trial.pruned, labels, trial.stages, trial.curves)
+
+
+def _check(recipe: Recipe, dense: Dense, teacher: np.ndarray | None, job: Job) -> None:
+    base.check(recipe)
+    formats = base.capabilities(recipe.trainer).formats
+    if recipe.model != dense.spec.model:
+        raise RecipeError(f"recipe.model: {recipe.model!r}, but the dense model given is {dense.spec.model!r}")
+    if job.format not in formats:
+        raise RecipeError(
+            f"job.format: the {recipe.trainer} trainer has no {job.format!r}; choose from {', '.join(formats)}"
+        )
+    if recipe.quantization.scheme == "dynamic_int8" and job.format != "onnx":
+        raise RecipeError("quantization.scheme: dynamic_int8 is ONNX Runtime's own; choose another, or the format onnx")
+    wanted = (len(job.data.train), job.data.classes)
+    if recipe.distillation.kind != "none" and (teacher is None or teacher.shape != wanted):
+        given = "none" if teacher is None else f"of shape {teacher.shape}"
+        raise RecipeError(f"distillation: needs the teacher's logits {wanted} on the training split; given {given}")
+
+
+def _start(job: Job, seed: int) -> Resident:
+    """Threads, seed and data for what follows: it depends on nothing that this process did before."""
+    torch.set_num_threads(job.threads)
+    torch.manual_seed(seed)
+    return train.resident(job.data, train.device_of(job.device))
+
+
+def _placed(model: nn.Module, data: Resident) -> nn.Module:
+    return model.to(data.device, memory_format=torch.channels_last)
+
+
+def _prune(trial: _Trial) -> None:
+    """Prune, fine-tune where the recipe trains; leaves the model in eval mode."""
+    recipe, pruning = trial.recipe, trial.recipe.pruning
+    masked = prune.MaskedPruning(trial.model, pruning) if pruning.granularity in ("unstructured", "n_m") else None
+    narrowing = None
+    if pruning.granularity == "channel":
+        narrowing = prune.ChannelPruning(trial.model, pruning, trial.data.images[:2])
+    if recipe.trains:
+        trial.model.train()
+        tuning = recipe.finetuning
+        trial.fit("fine-tune", tuning.epochs, tuning.learning_rate, masked or narrowing)
+    if masked is not None:
+        trial.masks = masked.finish()
+        trial.pruned = prune.sparsity(masked.weights)
+    if narrowing is not None:
+        trial.pruned = narrowing.finish()
+        prune.reestimate(trial.model, trial.data.images[: 4 * CALIBRATION_SIZE])
+    trial.model.eval()
+
+
+def _quantize(trial: _Trial) -> None:
+    """Fold batch norm; make the network an integer one where the scheme asks for it."""
+    scheme, tuning = trial.recipe.quantization.scheme, trial.recipe.finetuning
+    if scheme in ("none", "dynamic_int8"):
+        trial.model = quantize.fold_batch_norm(trial.model)
+        return
+    with trial.stage("quantize"):
+        calibration = trial.data.images[:CALIBRATION_SIZE]
+        trial.model = quantize.prepare(trial.model, calibration, bits=4 if scheme == "qat_int4" else 8)
+    if scheme.startswith("qat"):
+        quantize.unfreeze(trial.model)
+        held = prune.HeldMasks(trial.model, trial.masks)
+        trial.fit("qat", tuning.qat_epochs, QAT_RATE * tuning.learning_rate, held)
+        quantize.freeze(trial.model, calibration)
+
+
+def _write(trial: _Trial, file: Path, versions: dict[str, str]) -> dict[str, torch.Tensor]:
+    """Export to `file`; returns the weights in it, as they count for the sparsity."""
+    about = {
+        "recipe": json.dumps(trial.recipe.to_dict(), sort_keys=True),
+        "versions": json.dumps(versions, sort_keys=True),
+        "data": trial.job.data.digest,
+    }
+    model = trial.model.cpu()
+    if isinstance(model, fx.GraphModule):
+        model = quantize.convert(model)
+        weights = quantize.integer_weights(model)
+    else:
+        weights = {name: layer.weight for name, layer in models.prunable(model).items()}
+    export(model, trial.data.images[:2], file, about)
+    if trial.recipe.quantization.scheme == "dynamic_int8":
+        dynamic_int8(file)
+    return weights
