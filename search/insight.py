@@ -8,7 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
-from search.plots import GREY, INK, blank, label, shown, view
+from search.plots import GREY, INK, blank, label, shown
 from search.record import metric
 from search.summary import Summary
 
@@ -88,13 +88,15 @@ def importance(summary: Summary) -> go.Figure | None:
 
 
 def parallel(summary: Summary) -> go.Figure | None:
-    """Parallel coordinates: what was varied, then the objectives; coloured by the first. None if nothing varied."""
-    rows, fields = summary.complete, varied(summary)
+    """Parallel coordinates: what was varied, then the objectives; coloured by the first. None if nothing varied.
+
+    Feasible trials only: one at chance level would press all others into one line.
+    """
+    rows, fields = summary.complete[summary.complete["feasible"]], varied(summary)
     if rows.empty or not fields:
         return None
     first = summary.objectives[0]
-    low, high = view(summary, first) or (None, None)
-    lines = {"color": shown(rows, first), "colorscale": "Cividis", "showscale": True, "cmin": low, "cmax": high}
+    lines = {"color": shown(rows, first), "colorscale": "Cividis", "showscale": True}
     lines["colorbar"] = {"title": {"text": label(first), "side": "right"}, "thickness": 14}
     axes = [_axis(rows[name], name.split(".")[-1]) for name in fields]
     axes += [{"label": label(name), "values": shown(rows, name)} for name in summary.objectives]

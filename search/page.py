@@ -12,9 +12,9 @@ from plotly.offline import get_plotlyjs
 
 from search import insight, plots
 from search.record import metric
-from search.summary import Summary, interval, said, than_dense, times
+from search.summary import Summary, interval, said, shrunk, than_dense, times
 
-_COLUMNS = ("accuracy", "latency_ms", "latency_ratio", "size_bytes", "size_ratio", "sparsity")
+_COLUMNS = ("test_accuracy", "accuracy", "latency_ms", "latency_ratio", "size_bytes", "size_ratio", "sparsity")
 
 _STYLE = """
 :root { color-scheme: light; --ink: #222; --soft: #5c5c5c; --line: #dcdcdc; --band: #f6f7f9; --mark: #0072b2; }
@@ -74,11 +74,16 @@ def page(summary: Summary) -> str:
         *_head(summary),
         *_cards(summary),
         *(_chart(figure, hint) for figure, hint in charts if len(summary.complete)),
+        *_confirmed(summary),
         *_trials(summary),
         "<h2>How the search went</h2>",
         *_chart_of(insight.hypervolume(summary), _reference(summary)),
         *_chart_of(insight.importance(summary), "fANOVA over all measured trials; small shares are noise."),
-        *_chart_of(insight.parallel(summary), "Drag along an axis to select; drag a title to reorder.", wide=True),
+        *_chart_of(
+            insight.parallel(summary),
+            "Feasible trials. Drag along an axis to select; drag a title to reorder.",
+            wide=True,
+        ),
         *_chart_of(insight.stages(summary), "Measured in each trial; trials run side by side, so it adds up to more."),
         *_environment(summary),
         f"<script>{_SCRIPT}</script></body></html>",
@@ -155,6 +160,30 @@ def _reference(summary: Summary) -> str:
     return "Reference point: " + ", ".join(f"{metric(n).title.lower()} {metric(n).text(v)}" for n, v in point) + "."
 
 
+def _confirmed(summary: Summary) -> Iterator[str]:
+    rows = summary.confirmed.sort_values(summary.objectives[0])
+    if rows.empty:
+        return
+    yield "<h2>Confirmed with fresh seeds</h2>"
+    said_in_words = f"In the mean over {len(rows)} candidates: {shrunk(summary)}."
+    yield f"<p>{escape(said_in_words)} The test split was read here for the first time.</p>"
+    yield "<div class=scroll><table><thead><tr><th scope=col>#</th><th scope=col>Recipe</th>"
+    names = [name for name in ("test_accuracy", *summary.objectives) if name in rows]
+    for name in names:
+        yield f"<th scope=col>{escape(_head_of(name))}</th>"
+        yield "<th scope=col class=soft>in the search</th>" if f"search/{name}" in rows else ""
+    yield "</tr></thead><tbody>"
+    for _, row in rows[::-1].iterrows():
+        kind = "front" if row["on_front"] else "off"
+        yield f"<tr class={kind}><td>{row['number']}</td><td>{escape(row['words'])}</td>"
+        for name in names:
+            yield f"<td>{escape(said(row, name))}</td>"
+            if f"search/{name}" in rows:
+                yield f"<td class=soft>{metric(name).text(row[f'search/{name}'])}</td>"
+        yield "</tr>"
+    yield "</tbody></table></div>"
+
+
 def _trials(summary: Summary) -> Iterator[str]:
     names = [name for name in _COLUMNS if name in summary.trials and summary.trials[name].notna().any()]
     heads = ["#", "Recipe", *(_head_of(name) for name in names)]
@@ -201,11 +230,8 @@ def _cell(row: pd.Series, name: str) -> str:
 
 def _environment(summary: Summary) -> Iterator[str]:
     yield "<h2>Measured where, made with what</h2><div class=scroll><table class=plain><tbody>"
-    for name in map(str, summary.trials.filter(regex=r"^(environment|version)\.")):
+    for name in map(str, summary.trials.filter(regex=r"^(environment\.|version\.|data_digest|git_commit)")):
         values = [str(value) for value in summary.trials[name].dropna().unique()]
         if len(values) <= 4:
             yield f"<tr><th scope=row>{escape(name)}</th><td>{escape(' | '.join(values))}</td></tr>"
-    for key in ("mlflow.source.git.commit", "pare.data_digest"):
-        if value := summary.about["tags"].get(key):
-            yield f"<tr><th scope=row>{escape(key.split('.', 1)[1])}</th><td>{escape(value)}</td></tr>"
     yield "</tbody></table></div>"

@@ -48,10 +48,16 @@ METRICS = {
     "export_agreement": Metric("Agreement of the file with the trained model", "%", "maximize", 100, 2),
 }
 
+# Shown, but never searched: the test split is read once, for the confirmed front.
+_TEST = {
+    "test_accuracy": Metric("Test accuracy", "%", "maximize", 100),
+    "test_accuracy_drop": Metric("Test accuracy drop", "points", "minimize", 100),
+}
+
 
 def metric(name: str) -> Metric:
-    """How to show the named metric; one that is not in METRICS is shown as it is and minimized."""
-    return METRICS.get(name, Metric(name.replace("_", " ").capitalize(), "", "minimize", 1, 4))
+    """How to show the named metric; one that is not known is shown as it is and minimized."""
+    return (METRICS | _TEST).get(name, Metric(name.replace("_", " ").capitalize(), "", "minimize", 1, 4))
 
 
 @dataclass(frozen=True)
@@ -179,7 +185,8 @@ def read_row(
     words: str, tags: Mapping[str, str], metrics: Mapping[str, float], params: Mapping[str, str]
 ) -> dict[str, Any]:
     """A recorded trial as one row of a table: number, state ("running" before it is complete), words, reason, feasible,
-    on_front, reference, duplicate_of (-1 for none), then metrics, params, `environment.*` and `version.*`.
+    on_front, reference, duplicate_of (-1 for none), confirmed (front, behind or nothing), data_digest,
+    git_commit; before them metrics, params, `environment.*` and `version.*`.
     """
     row: dict[str, Any] = {
         "number": int(tags["pare.trial"]),
@@ -190,6 +197,9 @@ def read_row(
         "on_front": tags.get("pare.front") == "true",
         "reference": tags.get("pare.reference", ""),
         "duplicate_of": int(tags.get("pare.duplicate_of", -1)),
+        "confirmed": tags.get("pare.confirmed", ""),
+        "data_digest": tags.get("pare.data_digest", ""),
+        "git_commit": tags.get("mlflow.source.git.commit", ""),
     }
     said = {key: value for key, value in tags.items() if key.startswith(("environment.", "version."))}
     return dict(params) | said | {key: value for key, value in metrics.items() if key != "on_front"} | row

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pandas as pd
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from search.record import STATUSES, Outcome, metric
-from search.summary import Summary, read, said, summarize, than_dense, times
+from search.summary import Summary, read, said, shrunk, summarize, than_dense, times
 from search.tracking import Tracking, TrackingError
 
 HELP = """\
@@ -33,7 +34,7 @@ The front of a study's sweep, from what was recorded.
 """
 FORMATS = ("table", "csv", "json", "html", "md")
 _KEYS = {"study": "", "sweep": "", "format": "", "rows": "front", "out": "", "root": "mlruns"}
-_WIDTH = 118  # columns when the output is no terminal
+_WIDTH = 144  # columns when the output is no terminal
 
 
 class UsageError(ValueError):
@@ -108,23 +109,29 @@ def table(summary: Summary) -> Table:
     title = f"{summary.study}: {counts['front']} of {counts['trials']} trials are on the Pareto front ({summary.sweep})"
     made = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
     made.add_column("")
-    made.add_column("Recipe", ratio=1, overflow="fold")
+    made.add_column("Recipe", min_width=28, overflow="fold")
     names = [name for name in _shown(summary) if name in summary.trials]
     for name in names:
         made.add_column(_HEADS.get(name, metric(name).title), justify="right", no_wrap=True)
     made.add_column("Trial", justify="right")
     for _, row in summary.front.iterrows():
-        words = f"{row['words']} [dim]({row['reference']})[/dim]" if row["reference"] else str(row["words"])
+        words = escape(str(row["words"])) + (f" [dim]({escape(row['reference'])})[/dim]" if row["reference"] else "")
         cells = [times(row, name) if name.endswith("_ratio") else said(row, name) for name in names]
         made.add_row("◆" if row["knee"] else "", words, *cells, str(row["number"]), style="bold" if row["knee"] else "")
     return made
 
 
-_HEADS = {"latency_ratio": "× faster", "size_ratio": "× smaller", "accuracy": "Accuracy", "size_bytes": "Size"}
+_HEADS = {
+    "test_accuracy": "Test accuracy",
+    "latency_ratio": "× faster",
+    "size_ratio": "× smaller",
+    "accuracy": "Accuracy",
+    "size_bytes": "Size",
+}
 
 
 def _shown(summary: Summary) -> list[str]:
-    usual = ["accuracy", "latency_ms", "latency_ratio", "size_bytes", "size_ratio"]
+    usual = ["test_accuracy", "accuracy", "latency_ms", "latency_ratio", "size_bytes", "size_ratio"]
     return usual + [name for name in summary.objectives if name not in usual]
 
 
@@ -133,6 +140,7 @@ def _below(summary: Summary) -> list[str]:
     if summary.knee is not None:
         lines.append(f"◆ the knee, the best compromise; against the dense model: {than_dense(summary.knee)}.")
         lines.append("Accuracy is on the validation split, which the search has seen.")
+        lines += [f"Confirmed with fresh seeds: {shrunk(summary)}."] if len(summary.confirmed) else []
     elif counts["complete"]:
         nearest = summary.trials[summary.trials["number"] == summary.nearest]
         near = f"; nearest is trial {summary.nearest}: {nearest.iloc[0]['words']}" if len(nearest) else ""

@@ -21,6 +21,9 @@ _USUAL = ("accuracy", "latency_ms", "size_bytes")
 class Summary:
     """`trials`: Tracking.trials, with the columns `on_front` and `knee` (bool) judged from the values themselves.
 
+    Where a trial was confirmed its metrics are the confirmed means with `NAME_low` and `NAME_high`, what the search
+    had found is in `search/NAME`, and `test_accuracy` is there; the front is then the confirmed one.
+
     `objectives`: metric names, the first is drawn upwards. `hypervolume`: columns number, end_ms, hypervolume; up to
     the reference point that the sweep recorded, or else the worst value of each objective (`recorded` is then
     False: such volumes cannot be compared between sweeps). `nearest`: number of the trial that misses the
@@ -58,6 +61,11 @@ class Summary:
         """(x, y) of the charts: each further objective against the first."""
         return [(name, self.objectives[0]) for name in self.objectives[1:]] or [("number", self.objectives[0])]
 
+    @property
+    def confirmed(self) -> pd.DataFrame:
+        """The rows whose recipes were trained again with fresh seeds."""
+        return self.trials[self.trials["confirmed"] != ""]
+
     def counts(self) -> dict[str, int]:
         """Trials by what came of them; a trial is counted once under complete, infeasible or failed."""
         measured = self.complete
@@ -93,7 +101,7 @@ def existing(root: Path, study: str) -> Tracking:
 def summarize(tracking: Tracking, sweep: str) -> Summary:
     """What `tracking` holds of the sweep, judged anew: a sweep under way has a front too."""
     about, trials = tracking.about(sweep), tracking.trials(sweep)
-    for name in ("state", "words", "reason", "reference"):
+    for name in ("state", "words", "reason", "reference", "confirmed"):
         trials[name] = trials.get(name, pd.Series(dtype=str))
     trials["feasible"] = trials.get("feasible", pd.Series(dtype=bool)).astype(bool)
     objectives = about["objectives"] or [name for name in _USUAL if name in trials]
@@ -102,13 +110,37 @@ def summarize(tracking: Tracking, sweep: str) -> Summary:
     values = trials[objectives].to_numpy(dtype=float)
     usable = (trials["state"] == "complete") & trials["feasible"]
     judged = np.where(usable.to_numpy()[:, None], values, np.nan)
-    trials["on_front"] = pareto.front(judged, directions)
-    trials["knee"] = trials.index == pareto.knee(judged, directions)
     reference = about["reference"] or _worst(judged, directions)
     curve = trials[["number", "end_ms"]].copy() if len(trials) else pd.DataFrame({"number": [], "end_ms": []})
     curve["hypervolume"] = pareto.hypervolume_curve(judged, directions, reference)
+    trials = _confirm(trials)
+    if (trials["confirmed"] != "").any():
+        member = (trials["confirmed"] == "front").to_numpy()
+    else:
+        member = pareto.front(judged, directions)
+    trials["on_front"] = member
+    values = trials[objectives].to_numpy(dtype=float)
+    trials["knee"] = trials.index == pareto.knee(np.where(member[:, None], values, np.nan), directions)
     nearest = None if usable.any() else _nearest(trials)
     return Summary(tracking.study, sweep, about, objectives, trials, curve, about["reference"] is not None, nearest)
+
+
+def _confirm(trials: pd.DataFrame) -> pd.DataFrame:
+    """The confirmed figures in place of the search's, which move to `search/NAME`."""
+    again = (trials["confirmed"] != "").to_numpy()
+    found = {name: str(name).removeprefix("confirmed/") for name in trials.filter(regex="^confirmed/")}
+    promised = {f"search/{own}": trials[own].where(again) for own in found.values() if own in trials}
+    taken = {own: trials[name].where(again, trials.get(own, np.nan)) for name, own in found.items()}
+    return trials.drop(columns=list(found)).assign(**promised, **taken)
+
+
+def shrinkage(summary: Summary) -> dict[str, tuple[float, float]]:
+    """Objective -> (the search's mean, the confirmed mean) over the confirmed trials: what luck had added."""
+    rows = summary.confirmed
+    pairs = {name: (rows.get(f"search/{name}"), rows[name]) for name in summary.objectives}
+    return {
+        n: (float(was.mean()), float(now.mean())) for n, (was, now) in pairs.items() if was is not None and len(rows)
+    }
 
 
 def _worst(values: np.ndarray, directions: list[str]) -> list[float]:
@@ -131,9 +163,16 @@ def interval(row: pd.Series, name: str) -> tuple[float, float] | None:
 
 
 def said(row: pd.Series, name: str) -> str:
-    """The row's metric as people read it, `–` when it was not measured."""
+    """The row's metric as people read it, with its interval once it is confirmed; `–` when it was not measured."""
     shown: Metric = metric(name)
-    return "–" if name not in row or pd.isna(row[name]) else shown.text(float(row[name]))
+    if name not in row or pd.isna(row[name]):
+        return "–"
+    ends = interval(row, name) if row.get("confirmed") else None
+    half = max(ends[1] - row[name], row[name] - ends[0]) * shown.scale if ends else 0.0
+    text = shown.text(float(row[name]))
+    number, gap, unit = text.partition(" ")
+    spread = f"{half:,.{shown.digits}f}"
+    return f"{number} ± {spread}{gap}{unit}" if float(spread.replace(",", "")) else text
 
 
 def times(row: pd.Series, name: str) -> str:
@@ -154,3 +193,11 @@ def than_dense(row: pd.Series) -> str:
             times_said = f"{max(ratio, 1 / ratio):.{1 if ratio > 0.1 else 0}f} × {better if ratio < 1 else worse}"
             parts.append(equal if 0.95 < ratio < 1.05 else times_said)
     return ", ".join(parts)
+
+
+def shrunk(summary: Summary) -> str:
+    """`validation accuracy 99.01 % in the search, 98.87 % confirmed`, in the mean over the confirmed trials."""
+    return "; ".join(
+        f"{metric(name).title.lower()} {metric(name).text(was)} in the search, {metric(name).text(now)} confirmed"
+        for name, (was, now) in shrinkage(summary).items()
+    )
