@@ -6,9 +6,9 @@ import numpy as np
 
 TRIM = 0.2
 RESAMPLES = 1000
-# Runs of one pair differ by this much more than the blocks within one run let expect: drift that is slower than a
-# run (benchmarks/aa_latency.py, A/B on a busy machine; experiments/LOG.md, 2026-11-23).
-DRIFT = 1.4
+# Standard deviation of the log ratio between processes, which no block of one process can show: where code and
+# heap lie. Measured by benchmarks/aa_latency.py, A/B (experiments/LOG.md, 2026-11-23).
+BETWEEN_PROCESSES = 0.006
 
 
 def quiet_blocks(times: np.ndarray, known: np.ndarray | None = None) -> np.ndarray:
@@ -27,12 +27,15 @@ def quiet_blocks(times: np.ndarray, known: np.ndarray | None = None) -> np.ndarr
     return np.asarray((times <= limit).all(axis=1))
 
 
-def ratio_interval(times: np.ndarray, rng: np.random.Generator) -> tuple[float, float, float]:
+def ratio_interval(
+    times: np.ndarray, rng: np.random.Generator, between: float = BETWEEN_PROCESSES
+) -> tuple[float, float, float]:
     """Candidate over baseline from times [blocks, 2] -> (ratio, low, high), at least 5 blocks.
 
     The estimate is the 20 % trimmed mean of the blocks' log ratios; the interval is the symmetric studentised
     bootstrap over blocks with Yuen's winsorised standard error (Wilcox, Introduction to Robust Estimation and
-    Hypothesis Testing, section 4.4.4), which keeps its coverage with a dozen heavy-tailed blocks, widened by DRIFT.
+    Hypothesis Testing, section 4.4.4), which keeps its coverage with a dozen heavy-tailed blocks; the variance
+    `between` processes is added.
     """
     logs = np.log(times[:, 0]) - np.log(times[:, 1])
     centre, error = _trimmed(logs)
@@ -40,7 +43,7 @@ def ratio_interval(times: np.ndarray, rng: np.random.Generator) -> tuple[float, 
     centres, errors = _trimmed(drawn)
     # A resample of few distinct blocks can have an error of almost zero; a floor keeps the quotient finite.
     quotients = np.abs(centres - centre) / np.maximum(errors, 0.05 * error + 1e-12)
-    half = float(DRIFT * np.quantile(quotients, 0.95) * error)
+    half = float(np.hypot(np.quantile(quotients, 0.95) * error, 1.96 * between))
     return float(np.exp(centre)), float(np.exp(centre - half)), float(np.exp(centre + half))
 
 

@@ -19,6 +19,7 @@ from typing import Any
 from runtimes import quiet
 from runtimes.base import FORMATS, Artifact, ArtifactError
 
+NARROWEST = 0.015  # a little above what BETWEEN_PROCESSES leaves of any interval
 LEAST_BLOCKS = 5  # below that an interval says nothing
 
 
@@ -46,8 +47,11 @@ class LatencySpec:
         for name, values in (("batch", self.batch), ("threads", self.threads)):
             if not values or any(value < 1 for value in values):
                 raise ValueError(f"latency.{name}: {list(values)} must hold whole numbers of at least 1")
-        if not 0 < self.target_rel_ci < 1:
-            raise ValueError(f"latency.target_rel_ci: {self.target_rel_ci} must lie between 0 and 1, such as 0.03")
+        if not NARROWEST <= self.target_rel_ci < 1:
+            raise ValueError(
+                f"latency.target_rel_ci: {self.target_rel_ci} must lie between {NARROWEST} (two processes that run "
+                f"the same file differ by that) and 1, such as 0.03"
+            )
         if self.max_seconds <= 0:
             raise ValueError(f"latency.max_seconds: {self.max_seconds} must be above 0 seconds")
         if self.min_blocks < LEAST_BLOCKS:
