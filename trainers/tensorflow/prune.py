@@ -32,11 +32,12 @@ class _Blocks:
         return threshold, tf.reshape(mask, kernel.shape)
 
 
-class _Wrapper(pruning_wrapper.PruneLowMagnitude):
+class _BlockWrapper(pruning_wrapper.PruneLowMagnitude):
     def build(self, input_shape: tf.TensorShape) -> None:
         super().build(input_shape)
-        if tuple(self.block_size) != (1, 1):
-            self.pruning_obj._maybe_update_block_mask = _Blocks(self.pruning_obj)
+        # Set only now: TF-MOT's own check refuses blocks for convolutions.
+        self.pruning_obj._block_size = list(BLOCK)
+        self.pruning_obj._maybe_update_block_mask = _Blocks(self.pruning_obj)
 
 
 def wrapped(model: tf_keras.Model, pruning: Pruning, steps: int) -> tf_keras.Model:
@@ -46,14 +47,13 @@ def wrapped(model: tf_keras.Model, pruning: Pruning, steps: int) -> tf_keras.Mod
     """
     goals = targets(models.kernels_of(models.weights_of(model)), pruning)
     at_once = pruning.schedule == "one_shot" or pruning.granularity == "n_m" or steps < 2
-    options = {"block_size": BLOCK} if pruning.granularity == "block" else {}
-    if pruning.granularity == "n_m":
-        options = {"sparsity_m_by_n": N_M}
+    wrapper = _BlockWrapper if pruning.granularity == "block" else pruning_wrapper.PruneLowMagnitude
+    options = {"sparsity_m_by_n": N_M} if pruning.granularity == "n_m" else {}
 
     def wrap(layer: tf_keras.layers.Layer) -> tf_keras.layers.Layer:
         if layer.name not in goals:
             return layer
-        return _Wrapper(layer, pruning_schedule=_schedule(goals[layer.name], steps, at_once), **options)
+        return wrapper(layer, pruning_schedule=_schedule(goals[layer.name], steps, at_once), **options)
 
     made = tf_keras.models.clone_model(model, clone_function=wrap)
     if at_once:

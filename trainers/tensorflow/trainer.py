@@ -152,7 +152,7 @@ def _start(job: Job, seed: int) -> None:
 def _settle(job: Job) -> None:
     """Threads and device: TensorFlow takes them once per process; raises ValueError when another job asks otherwise."""
     if job.device not in DEVICES:
-        raise ValueError(f"device: {job.device!r} is not valid; choose from {', '.join(DEVICES)}")
+        raise RecipeError(f"device: {job.device!r} is not valid; choose from {', '.join(DEVICES)}")
     if job.device == "cuda" and not tf.config.list_physical_devices("GPU"):
         raise ValueError(
             "device: TensorFlow finds no CUDA GPU here; choose auto or cpu, or install tensorflow[and-cuda]"
