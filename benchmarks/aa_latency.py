@@ -1,6 +1,6 @@
 """Does the latency ratio's 95 % interval keep its word? Two experiments on a LeNet-5 with random weights.
 
-    python benchmarks/aa_latency.py [--runs 100] [--quiet]
+    python -m benchmarks.aa_latency [--runs 100] [--quiet]
 
 A/A measures the file against a copy of itself: the true ratio is 1, so about 95 of 100 intervals must hold 1.
 A/B measures a narrower network against it again and again: two runs of equal size should lie in each other's

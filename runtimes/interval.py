@@ -7,7 +7,7 @@ import numpy as np
 TRIM = 0.2
 RESAMPLES = 1000
 # Standard deviation of the log ratio between processes, which no block of one process can show: where code and
-# heap lie. Measured by benchmarks/aa_latency.py, A/B (experiments/LOG.md, 2026-11-23).
+# heap lie. Measured by python -m benchmarks.aa_latency, A/B (experiments/LOG.md, 2026-11-23).
 BETWEEN_PROCESSES = 0.006
 
 
