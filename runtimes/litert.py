@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-
-# Read once, when the library starts; without it a line about XNNPACK goes to stderr for every process.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
+from collections.abc import Iterator
 from importlib import metadata
 
 import numpy as np
@@ -43,7 +41,8 @@ class Session:
     def predict(self, inputs: np.ndarray) -> np.ndarray:
         """float32 [N, ...] -> float32 [N, classes]; raises ValueError for another shape or dtype."""
         if inputs.dtype != np.float32 or inputs.shape[1:] != self.input_shape:
-            raise ValueError(f"inputs: {inputs.dtype} {inputs.shape}; must be float32 [N, {self.input_shape}]")
+            wanted = ", ".join(map(str, ("N", *self.input_shape)))
+            raise ValueError(f"inputs: {inputs.dtype} {inputs.shape}; must be float32 [{wanted}]")
         if len(inputs) == self._rows:  # the way of every timed call
             return self._run(inputs)
         parts = [self._run(inputs[start : start + self._chunk]) for start in range(0, len(inputs), self._chunk)]
@@ -70,7 +69,8 @@ def load(artifact: Artifact, threads: int, batch: int | None = None) -> Session:
     """
     content = _content(artifact)
     try:
-        return Session(Interpreter(model_content=content, num_threads=threads), batch)
+        with _stderr_closed():
+            return Session(Interpreter(model_content=content, num_threads=threads), batch)
     except (ValueError, RuntimeError) as problem:
         reason = str(problem).strip().splitlines()[0]
         raise ArtifactError(f"{artifact.path}: LiteRT {version()} cannot load it: {reason}") from None
@@ -91,7 +91,7 @@ def zeros(artifact: Artifact) -> tuple[int, int]:
         model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content))
         kernels = [_constant(model, tensor) for graph in model.subgraphs for tensor in graph.tensors]
     except Exception as problem:  # flatbuffers raises whatever reading past the end gives
-        raise ArtifactError(f"{artifact.path}: not a readable .tflite file ({type(problem).__name__})") from None
+        raise ArtifactError(f"{artifact.path}: LiteRT {version()} cannot load it: {problem!r}") from None
     found = [kernel for kernel in kernels if kernel is not None]
     return sum(int(np.sum(kernel == 0)) for kernel in found), sum(kernel.size for kernel in found)
 
@@ -106,5 +106,19 @@ def _constant(model: schema.ModelT, tensor: schema.TensorT) -> np.ndarray | None
 def _content(artifact: Artifact) -> bytes:
     content = artifact.read()
     if content[4:8] != IDENTIFIER:
-        raise ArtifactError(f"{artifact.path}: not a .tflite file (it does not carry the mark TFL3); export it again")
+        reason = "it does not carry the mark TFL3; export it again"
+        raise ArtifactError(f"{artifact.path}: LiteRT {version()} cannot load it: {reason}")
     return content
+
+
+@contextlib.contextmanager
+def _stderr_closed() -> Iterator[None]:
+    """The library announces its first XNNPACK delegate on stderr, has no switch for that, and raises its errors."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)

@@ -231,7 +231,7 @@ def _reached(recipe: Recipe, kernels: dict[str, np.ndarray], before: dict[str, n
     if recipe.pruning.granularity == "none":
         return 0.0
     if recipe.pruning.granularity != "channel":
-        return prune.reached(kernels, recipe.pruning)
+        return prune.reached(kernels, recipe.pruning, clustered=recipe.quantization.clusters > 0)
     prunable = [layer.name for layer in models.weighted(recipe.model)[:-1]]
     kept = sum(kernels[name].shape[-1] for name in prunable)
     return 1 - kept / sum(before[name].shape[-1] for name in prunable)
