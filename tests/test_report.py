@@ -1,0 +1,283 @@
+"""The report says what was recorded: table, exports, picture, page and the command line."""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from io import StringIO
+from pathlib import Path
+
+import matplotlib.image
+import pandas as pd
+import pytest
+import sweeps
+from mlflow.tracking import MlflowClient
+from rich.console import Console
+from sweeps import failed, record
+
+from search import insight, page, pareto, plots, report
+from search.record import TrialRecord
+from search.summary import Summary, read, said, than_dense
+from search.tracking import Tracking, TrackingError
+
+RECORDS = [
+    record(0, reference="dense"),
+    *(record(n) for n in range(1, 11)),
+    failed(11, "the loss became NaN <in epoch 1>"),
+    record(12, reference="again", duplicate_of=3, metrics=record(3).metrics),
+]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = sweeps.store(tmp_path_factory.mktemp("mlruns"))
+    patched = pytest.MonkeyPatch()
+    patched.delenv("MLFLOW_TRACKING_URI", raising=False)
+    report.finish(root, sweeps.sweep(root, "two", RECORDS), "two-001", "finished")
+    objectives, reference = ("accuracy", "latency_ms", "size_bytes"), (0.98, 0.132, 1.76e6)
+    tracking = sweeps.sweep(root, "confirmed", RECORDS, objectives, reference)
+    tracking.log_confirmed("confirmed-001", [_again(1, True), _again(3, True), _again(2, False)])
+    report.finish(root, tracking, "confirmed-001", "finished")
+    patched.undo()
+    return root
+
+
+def _again(number: int, on_front: bool) -> dict[str, object]:
+    """What confirmation finds: 0.1 points less accuracy than the search, an interval around each figure."""
+    was = record(number).metrics
+    means = {name: was[name] for name in ("latency_ms", "latency_ratio", "size_bytes", "size_ratio")}
+    means |= {"accuracy": was["accuracy"] - 0.001, "test_accuracy": was["accuracy"] - 0.002}
+    metrics = {name: (mean, 0.999 * mean, 1.001 * mean) for name, mean in means.items()}
+    return {"number": number, "metrics": metrics, "on_front": on_front}
+
+
+@pytest.fixture(autouse=True)
+def _no_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+def expected_front() -> list[int]:
+    rows = [r for r in RECORDS if r.state == "complete" and r.feasible]
+    values = pd.DataFrame([r.metrics for r in rows])[["accuracy", "latency_ms"]].to_numpy()
+    kept = pareto.front(values, ("maximize", "minimize"))
+    members = [r for r, on_front in zip(rows, kept, strict=True) if on_front]
+    return [r.number for r in sorted(members, key=lambda r: -r.metrics["accuracy"])]
+
+
+def test_the_summary_judges_the_recorded_values(root: Path) -> None:
+    summary = read(root, "two")
+    assert summary.front["number"].tolist() == expected_front()
+    assert len(expected_front()) >= 3
+    assert summary.knee is not None
+    assert summary.knee["number"] in expected_front()
+    assert summary.counts() == {
+        "trials": 13,
+        "front": len(expected_front()),
+        "complete": 12,
+        "infeasible": 2,
+        "failed": 1,
+    }
+    assert summary.recorded
+    volumes = summary.hypervolume["hypervolume"]
+    assert volumes.is_monotonic_increasing
+    assert volumes.iloc[-1] > volumes.iloc[0]
+
+
+def test_finishing_marks_the_front_and_records_figures_files_and_note(root: Path) -> None:
+    tracking = Tracking(root, "two")
+    marked = tracking.trials("two-001")
+    assert sorted(marked[marked["on_front"]]["number"]) == sorted(expected_front())
+    run = MlflowClient(tracking.uri).get_run(tracking.about("two-001")["run_id"])
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics["trials/front"] == len(expected_front())
+    assert run.data.metrics["front/best_accuracy"] == 0.992
+    assert run.data.metrics["hypervolume"] == pytest.approx(read(root, "two").hypervolume["hypervolume"].max())
+    assert run.data.tags["mlflow.note.content"].count("\n| ") == len(expected_front()) + 1
+    files = {f.path for f in MlflowClient(tracking.uri).list_artifacts(run.info.run_id)}
+    assert files == {"config.json", "front.csv", "front.png", "report.html"}
+    report.finish(root, tracking, "two-001", "interrupted")
+    again = MlflowClient(tracking.uri).get_run(run.info.run_id)
+    assert again.info.status == "KILLED"
+    assert again.data.metrics == run.data.metrics
+    assert len(MlflowClient(tracking.uri).get_metric_history(run.info.run_id, "hypervolume")) == len(RECORDS)
+
+
+def printed(root: Path, study: str) -> str:
+    out = StringIO()
+    report.say(root, study, console=Console(file=out, width=160))
+    return out.getvalue()
+
+
+def test_the_table_names_recipes_figures_and_ratios_and_marks_the_knee(root: Path) -> None:
+    text = printed(root, "two")
+    rows = [line for line in text.splitlines() if line.startswith("│")]
+    summary = read(root, "two")
+    assert len(rows) == len(summary.front)
+    for row, (_, trial) in zip(rows, summary.front.iterrows(), strict=True):
+        cells = [cell.strip() for cell in row.strip("│").split("│")]
+        name = f" ({trial['reference']})" if trial["reference"] else ""
+        assert cells[1] == trial["words"] + name
+        assert cells[2:4] == [f"{100 * trial['accuracy']:.2f} %", f"{trial['latency_ms']:.4f} ms"]
+        assert cells[4] == f"{1 / trial['latency_ratio']:.1f} ×"
+        assert (cells[0] == "◆") == bool(trial["knee"])
+    assert "2 trials break a constraint, 1 failed" in text
+    assert str(root / "reports/two-001/report.html") in text
+    assert "python -m search.ui" in text
+
+
+def test_confirmed_figures_replace_the_search_s_and_stand_beside_them(root: Path) -> None:
+    summary = read(root, "confirmed")
+    assert summary.front["number"].tolist() == [1, 3]
+    row = summary.trials[summary.trials["number"] == 3].iloc[0]
+    assert row["accuracy"] == pytest.approx(record(3).metrics["accuracy"] - 0.001)
+    assert row["search/accuracy"] == record(3).metrics["accuracy"]
+    assert row["test_accuracy"] == pytest.approx(record(3).metrics["accuracy"] - 0.002)
+    assert summary.trials["accuracy"][4] == record(4).metrics["accuracy"]
+    assert said(row, "accuracy") == f"{100 * row['accuracy']:.2f} ± 0.10 %"
+    text = printed(root, "confirmed")
+    assert "Test accuracy" in text
+    mean = sum(record(n).metrics["accuracy"] for n in (1, 2, 3)) / 3
+    assert f"validation accuracy {100 * mean:.2f} % in the search, {100 * mean - 0.1:.2f} % confirmed" in text
+    html = page.page(summary)
+    assert html.count("in the search</th>") == 3
+
+
+def test_ratios_are_said_the_right_way_round() -> None:
+    row = pd.Series({"latency_ratio": 0.4, "size_ratio": 0.05})
+    assert than_dense(row) == "2.5 × faster, 20 × smaller"
+    assert than_dense(pd.Series({"latency_ratio": 1.25, "size_ratio": 0.99})) == "1.2 × slower, as large"
+    assert than_dense(pd.Series({"accuracy": 0.9})) == ""
+
+
+@pytest.mark.parametrize("study", ["two", "confirmed"])
+def test_the_page_is_self_contained_and_holds_every_trial(root: Path, study: str) -> None:
+    html = (root / f"reports/{study}-001/report.html").read_text()
+    outside = re.sub(r"<script>.*?</script>", "", html, flags=re.S)
+    assert "Plotly.newPlot" in html
+    assert not re.search(r"(src|href)\s*=|@import|url\(", outside)
+    table = outside[outside.index("<table id=trials>") :].split("</table>")[0]
+    assert table.count("<tr class=") == len(RECORDS)
+    assert "the loss became NaN &lt;in epoch 1&gt;" in table
+    assert "<in epoch 1>" not in outside
+    for title in ("Hypervolume over trials", "parameter importances", "parallel coordinates", "What each stage cost"):
+        assert title in outside
+    assert outside.count("aria-label='Validation accuracy against") == (1 if study == "two" else 2)
+    assert "a CPU" in outside
+
+
+def test_charts_hold_the_points_that_the_table_holds(root: Path) -> None:
+    summary = read(root, "two")
+    drawn = plots.front(summary, "latency_ms", "accuracy").data
+    traces = {trace.name: trace for trace in drawn if trace.name and trace.showlegend is False}
+    assert list(traces["front"].y) == pytest.approx([100 * a for a in summary.front["accuracy"]])
+    assert {name: len(trace.x) for name, trace in traces.items()} == {
+        "front": len(expected_front()),
+        "dominated": 10 - len(expected_front()),
+        "infeasible": 2,
+    }
+    assert list(traces["front"].error_x.array) == pytest.approx([0.02 * v for v in summary.front["latency_ms"]])
+    assert not traces["front"].error_y.visible
+    schemes = ["#009e73" if n % 2 else "#3b3b3b" for n in summary.front["number"]]
+    assert list(traces["front"].marker.color) == schemes
+    stairs = plots.staircase(read(root, "confirmed"), "size_bytes", "accuracy")
+    assert stairs["size_bytes"].is_monotonic_increasing
+    assert stairs["accuracy"].is_monotonic_increasing
+
+
+def test_importances_find_what_decides(root: Path) -> None:
+    shares = insight.importances(read(root, "two"))
+    assert set(shares) == {"accuracy", "latency_ms"}
+    accuracy = shares["accuracy"]
+    assert max(accuracy, key=lambda name: accuracy[name]) == "pruning.sparsity"
+    assert shares["latency_ms"]["quantization.scheme"] > accuracy["quantization.scheme"]
+    assert sum(accuracy.values()) == pytest.approx(1)
+
+
+def test_stage_costs_add_up(root: Path) -> None:
+    table = insight.stage_seconds(read(root, "two"))
+    assert table["stage"].tolist() == ["train", "latency", "export"]
+    assert table["total"].tolist() == pytest.approx([5.5 * 13, 1.2 * 13, 0.8 * 13])
+
+
+def test_the_picture_is_drawn(root: Path) -> None:
+    pixels = matplotlib.image.imread(root / "reports/two-001/front.png")
+    assert pixels.shape[0] > 600
+    assert pixels.shape[1] > 900
+    colours = {tuple((255 * p[:3]).round().astype(int)) for p in pixels.reshape(-1, pixels.shape[2])[::3]}
+    assert (0x00, 0x9E, 0x73) in colours
+
+
+def _small(root: Path, study: str, records: Sequence[TrialRecord]) -> Summary:
+    sweeps.sweep(root, study, records)
+    return read(root, study)
+
+
+def test_no_feasible_trial_is_said_with_the_nearest(root: Path) -> None:
+    bad = [replace(record(n), feasible=False, violations={"accuracy_drop <= 0": 0.1 / n}) for n in (1, 2, 3)]
+    summary = _small(root, "hopeless", bad)
+    assert summary.nearest == 3
+    assert summary.knee is None
+    words = f"No trial meets the constraints. The nearest is trial 3: {record(3).words}"
+    assert words in page.page(summary)
+    assert "nearest is trial 3" in printed(root, "hopeless")
+
+
+def test_a_sweep_without_trials_and_one_with_failures_only_are_reported(root: Path) -> None:
+    assert _small(root, "empty", []).front.empty
+    assert "No trial has been measured" in printed(root, "empty")
+    _small(root, "broken", [failed(0, "no such file")])
+    assert "No trial has been measured" in printed(root, "broken")
+    assert "no such file" in (root / "reports/broken-001/report.html").read_text()
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    code = report.main(words)
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def test_the_command_exports_csv_and_json(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "study=two", f"root={root}", "format=json")
+    rows = json.loads(out)
+    assert code == 0
+    assert [row["number"] for row in rows] == expected_front()
+    assert rows[0]["size_bytes"] == 1_600_000
+    assert rows[0]["pruning.granularity"] == "none"
+    file = tmp_path / "all.csv"
+    assert run(capsys, "study=two", f"root={root}", "rows=all", f"out={file}")[:2] == (0, "")
+    table = pd.read_csv(file)
+    assert table["number"].tolist() == list(range(13))
+    assert table["accuracy"].tolist()[:11] == [record(n).metrics["accuracy"] for n in range(11)]
+    assert run(capsys, "study=two", f"root={root}", "format=md")[1].count("\n| ") == len(expected_front()) + 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["stduy=two"], r"stduy=two: no such argument \(did you mean study=\?\); choose from study=, sweep="),
+        (["study="], "study: needs a value"),
+        (["format=csv"], "study: missing"),
+        (["study=two", "format=xml"], "format: 'xml' is not valid; choose from table, csv, json, html, md"),
+        (["study=two", "rows=some"], "rows: 'some' is not valid; choose from front, all"),
+    ],
+)
+def test_a_wrong_command_line_ends_with_2_and_the_remedy(
+    capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    code, out, err = run(capsys, *words)
+    assert (code, out) == (2, "")
+    assert re.search(message, err)
+    assert "Traceback" not in err
+
+
+def test_what_is_not_recorded_is_said_and_nothing_is_created(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(capsys, "study=two", f"root={tmp_path / 'none'}")[0] == 1
+    assert not (tmp_path / "none").exists()
+    _, _, err = run(capsys, "study=tow", f"root={root}")
+    assert "study: 'tow' is not recorded" in err
+    assert "two" in err
+    with pytest.raises(TrackingError, match="two has no sweep 'two-002'; recorded are: two-001"):
+        read(root, "two", "two-002")
+    assert run(capsys, "--help")[:2] == (0, report.HELP)
