@@ -194,8 +194,8 @@ def _observe(prepared: fx.GraphModule, *, weights: bool, activations: bool) -> N
 
 
 def convert(prepared: fx.GraphModule) -> fx.GraphModule:
-    """The same network with integer weights and explicit quantize and dequantize operators."""
-    converted = convert_pt2e(copy.deepcopy(prepared))
+    """The same network with integer weights and explicit quantize and dequantize operators; uses `prepared` up."""
+    converted = convert_pt2e(prepared)
     _spread(converted.graph)
     converted.recompile()
     return converted
