@@ -68,7 +68,39 @@ def make_pt2(path: Path) -> None:
     )
 
 
-MAKERS: dict[str, Callable[[Path], None]] = {"onnx": make_onnx, "pt2": make_pt2}
+def make_tflite(path: Path) -> None:
+    import flatbuffers  # type: ignore[import-untyped]
+    from ai_edge_litert import schema_py_generated as schema
+
+    first, bias, second = weights()
+    contents = [None, first.T, bias, None, second.T, np.zeros(3, np.float32), None]
+    shapes = [(1, 4, 4, 1), (HIDDEN, 16), (HIDDEN,), (1, HIDDEN), (3, HIDDEN), (3,), (1, 3)]
+    model, graph, code = schema.ModelT(), schema.SubGraphT(), schema.OperatorCodeT()
+    model.version, model.buffers, graph.tensors, graph.operators = 3, [schema.BufferT()], [], []
+    for number, (content, shape) in enumerate(zip(contents, shapes, strict=True)):
+        tensor = schema.TensorT()
+        tensor.name, tensor.shape, tensor.type, tensor.buffer = f"t{number}", list(shape), schema.TensorType.FLOAT32, 0
+        if content is not None:
+            tensor.buffer = len(model.buffers)
+            model.buffers.append(schema.BufferT())
+            model.buffers[-1].data = np.frombuffer(content.tobytes(), np.uint8)
+        graph.tensors.append(tensor)
+    for start, activation in ((0, schema.ActivationFunctionType.RELU), (3, schema.ActivationFunctionType.NONE)):
+        layer = schema.OperatorT()
+        layer.opcodeIndex, layer.inputs, layer.outputs = 0, [start, start + 1, start + 2], [start + 3]
+        layer.builtinOptionsType = schema.BuiltinOptions.FullyConnectedOptions
+        layer.builtinOptions = schema.FullyConnectedOptionsT()
+        layer.builtinOptions.fusedActivationFunction = activation
+        graph.operators.append(layer)
+    graph.inputs, graph.outputs = [0], [6]
+    code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.FULLY_CONNECTED
+    model.operatorCodes, model.subgraphs = [code], [graph]
+    builder = flatbuffers.Builder()
+    builder.Finish(model.Pack(builder), b"TFL3")
+    path.write_bytes(bytes(builder.Output()))
+
+
+MAKERS: dict[str, Callable[[Path], None]] = {"onnx": make_onnx, "pt2": make_pt2, "tflite": make_tflite}
 PACKAGES = {"onnxruntime": "onnxruntime", "openvino": "openvino", "torch": "torch", "litert": "ai_edge_litert"}
 INSTALLED = [name for name in FORMATS if FORMATS[name] in MAKERS and importlib.util.find_spec(PACKAGES[name])]
 
@@ -139,22 +171,23 @@ from pathlib import Path
 import numpy as np
 import psutil
 from runtimes.base import Artifact, load
-name, path, threads = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
-runtime = load(name)
-before = psutil.Process().num_threads()
-session = runtime.load(Artifact.of(path), threads=threads)
-session.predict(np.ones((2048, *session.input_shape), dtype=np.float32))
-print(psutil.Process().num_threads() - before)
+name, path = sys.argv[1], Path(sys.argv[2])
+runtime, sessions = load(name), []
+for threads in (1, 3):
+    before = psutil.Process().num_threads()
+    sessions.append(runtime.load(Artifact.of(path), threads=threads))
+    sessions[-1].predict(np.ones((2048, *sessions[-1].input_shape), dtype=np.float32))
+    print(psutil.Process().num_threads() - before)
 """
 
 
 def test_threads_are_honoured(name: str, artifact: Artifact) -> None:
-    def started(threads: int) -> int:
-        command = [sys.executable, "-c", THREADS, name, str(artifact.path), str(threads)]
-        return int(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout)
-
-    one, three = started(1), started(3)
-    assert three - one >= 2  # torch has two pools
+    command = [sys.executable, "-c", THREADS, name, str(artifact.path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    one, three = map(int, done.stdout.split())
+    # The calling thread works too, torch has two pools, OpenVINO a thread or two for itself.
+    assert one == 0 or (name, one) == ("openvino", 2)
+    assert three > one
 
 
 @pytest.mark.parametrize("damage", ["noise", "empty", "truncated"])
