@@ -181,13 +181,17 @@ for threads in (1, 3):
 """
 
 
-def test_threads_are_honoured(name: str, artifact: Artifact) -> None:
+def test_threads_are_honoured(name: str, runtime: Runtime, artifact: Artifact) -> None:
+    if name == "openvino":  # it starts threads for itself, now one, now three
+        compiled = runtime.load(artifact, threads=3)._request.get_compiled_model()  # type: ignore[attr-defined]
+        assert compiled.get_property("INFERENCE_NUM_THREADS") == 3
+        assert compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name() == "f32"
+        return
     command = [sys.executable, "-c", THREADS, name, str(artifact.path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     one, three = map(int, done.stdout.split())
-    # The calling thread works too, torch has two pools, OpenVINO a thread or two for itself.
-    assert one == 0 or (name, one) == ("openvino", 2)
-    assert three > one
+    assert one == 0  # the calling thread does the work
+    assert three >= 2  # torch has two pools
 
 
 @pytest.mark.parametrize("damage", ["noise", "empty", "truncated"])
