@@ -104,9 +104,13 @@ class Estimate:
     quiet: np.ndarray
     undisturbed: int
 
+    def narrow(self, spec: LatencySpec) -> bool:
+        """Whether the interval is as narrow as asked."""
+        return self.undisturbed >= LEAST_BLOCKS and self.high - self.low <= 2 * spec.target_rel_ci * self.ratio
+
     def tight(self, spec: LatencySpec) -> bool:
-        """Whether there are enough undisturbed blocks and the interval is as narrow as asked."""
-        return self.undisturbed >= spec.min_blocks and self.high - self.low <= 2 * spec.target_rel_ci * self.ratio
+        """Whether measuring may stop: a narrow interval from few blocks can be luck."""
+        return self.undisturbed >= spec.min_blocks and self.narrow(spec)
 
 
 def estimate(bench: Bench, candidate: int, seed: int) -> Estimate:
@@ -128,12 +132,12 @@ def timing(bench: Bench, index: int, quiet: np.ndarray, batch: int) -> Timing:
 
 def warning(found: Estimate, spec: LatencySpec, seconds: float) -> str | None:
     """In words, why figures with a wide interval or from a disturbed machine are not to be trusted."""
-    if found.tight(spec):
+    if found.narrow(spec):
         return None
     return (
         f"the machine is too noisy to tell: ratio {found.ratio:.3f}, 95 % interval {found.low:.3f} to "
         f"{found.high:.3f} after {seconds:.1f} s, {found.undisturbed} of {len(found.quiet)} blocks undisturbed "
-        f"(asked: {spec.min_blocks} and ±{100 * spec.target_rel_ci:g} %); end other programs or raise "
+        f"(asked: ±{100 * spec.target_rel_ci:g} %); end other programs or raise "
         f"latency.max_seconds"
     )
 
