@@ -81,18 +81,20 @@ def version() -> str:
     return metadata.version("ai-edge-litert")
 
 
-def zeros(artifact: Artifact) -> tuple[int, int]:
-    """(zeros, weights) over the file's constant tensors of two and more dimensions: the kernels as stored.
-
-    Small weights that int8 rounds to zero count as zeros too.
-    """
+def kernels(artifact: Artifact) -> list[np.ndarray]:
+    """The file's constant tensors of two and more dimensions, as stored: float32, float16 or int8."""
     content = _content(artifact)
     try:
         model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content))
-        kernels = [_constant(model, tensor) for graph in model.subgraphs for tensor in graph.tensors]
+        found = [_constant(model, tensor) for graph in model.subgraphs for tensor in graph.tensors]
     except Exception as problem:  # flatbuffers raises whatever reading past the end gives
         raise ArtifactError(f"{artifact.path}: LiteRT {version()} cannot load it: {problem!r}") from None
-    found = [kernel for kernel in kernels if kernel is not None]
+    return [kernel for kernel in found if kernel is not None]
+
+
+def zeros(artifact: Artifact) -> tuple[int, int]:
+    """(zeros, weights) over the file's kernels; small weights that int8 rounds to zero count as zeros too."""
+    found = kernels(artifact)
     return sum(int(np.sum(kernel == 0)) for kernel in found), sum(kernel.size for kernel in found)
 
 
@@ -100,7 +102,7 @@ def _constant(model: schema.ModelT, tensor: schema.TensorT) -> np.ndarray | None
     raw = model.buffers[tensor.buffer].data
     if raw is None or tensor.type not in _DTYPES or tensor.shape is None or len(tensor.shape) < 2:
         return None
-    return np.frombuffer(raw.tobytes(), _DTYPES[tensor.type])
+    return np.frombuffer(raw.tobytes(), _DTYPES[tensor.type]).reshape(tensor.shape)
 
 
 def _content(artifact: Artifact) -> bytes:
