@@ -19,7 +19,6 @@ from search.plots import (
     INK,
     SCHEME,
     SYMBOLS,
-    colour,
     label,
     labels,
     legend,
@@ -32,7 +31,7 @@ from search.plots import (
     turn,
     view,
 )
-from search.record import metric
+from search.record import colour, metric
 from search.summary import Summary, interval
 
 

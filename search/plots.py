@@ -14,18 +14,9 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from search import pareto
-from search.record import metric
+from search.record import colour, metric
 from search.summary import Summary, interval, said
 
-COLOURS = {
-    "none": "#3b3b3b",
-    "float16": "#e69f00",
-    "dynamic_int8": "#56b4e9",
-    "static_int8": "#0072b2",
-    "qat_int8": "#009e73",
-    "qat_int4": "#d55e00",
-}
-OTHER = "#cc79a7"
 # granularity -> plotly's symbol, matplotlib's marker
 SYMBOLS = {
     "none": ("circle", "o"),
@@ -255,11 +246,6 @@ def labels(summary: Summary) -> Iterator[tuple[str, pd.Series]]:
 
 def _column(rows: pd.DataFrame, name: str) -> list[str]:
     return [str(value) for value in rows[name]] if name in rows else ["none"] * len(rows)
-
-
-def colour(scheme: str) -> str:
-    """The colour of a quantization scheme."""
-    return COLOURS.get(scheme, OTHER)
 
 
 def symbol(granularity: str) -> tuple[str, str]:

@@ -54,6 +54,25 @@ _TEST = {
     "test_accuracy_drop": Metric("Test accuracy drop", "points", "minimize", 100),
 }
 
+# Quantization scheme -> colour: Okabe & Ito's, told apart by colour-blind eyes.
+COLOURS = {
+    "none": "#3b3b3b",
+    "float16": "#e69f00",
+    "dynamic_int8": "#56b4e9",
+    "static_int8": "#0072b2",
+    "qat_int8": "#009e73",
+    "qat_int4": "#d55e00",
+}
+_OTHER = "#cc79a7"
+
+
+def colour(scheme: str, faint: bool = False) -> str:
+    """The colour of a quantization scheme as `#rrggbb`; `faint`: three quarters of the way to white."""
+    shade = COLOURS.get(scheme, _OTHER)
+    if not faint:
+        return shade
+    return "#" + "".join(f"{(int(shade[i : i + 2], 16) + 3 * 255) // 4:02x}" for i in (1, 3, 5))
+
 
 def metric(name: str) -> Metric:
     """How to show the named metric; one that is not known is shown as it is and minimized."""

@@ -15,8 +15,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from search.record import STATUSES, Outcome, metric
+from search.store import TrackingError
 from search.summary import Summary, read, said, shrunk, summarize, than_dense, times
-from search.tracking import Tracking, TrackingError
+from search.tracking import Tracking
 
 HELP = """\
 The front of a study's sweep, from what was recorded.

@@ -11,7 +11,8 @@ import pandas as pd
 
 from search import pareto
 from search.record import Metric, metric
-from search.tracking import Tracking, TrackingError, store_uri, studies
+from search.store import TrackingError, store_uri
+from search.tracking import Tracking, studies
 
 # What a front is shown by when the sweep's objectives were not recorded.
 _USUAL = ("accuracy", "latency_ms", "size_bytes")

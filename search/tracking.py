@@ -7,18 +7,17 @@ under `ROOT/artifacts`. Everything can be logged again after a crash: what is th
 
 from __future__ import annotations
 
-import contextlib
 import json
-import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from search.record import STATUSES, Outcome, TrialRecord, flat, read_row
+from search.record import STATUSES, Outcome, TrialRecord, colour, flat, read_row
+from search.store import TrackingError, quiet, reaching, store_uri
 
 # Read when mlflow is imported: no usage reports, and an unreachable server is told in seconds, not minutes.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -26,29 +25,19 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 
 from mlflow.entities import Metric, Param, Run, RunTag
-from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
-from sqlalchemy.exc import SQLAlchemyError
 
 _ENDS = dict(zip(STATUSES, ("FINISHED", "KILLED", "FAILED"), strict=True))
+_SCHEME = "quantization.scheme"
 _Texts = Mapping[str, str]
 _NONE: _Texts = {}
 _BATCH = 100  # params and tags that MLflow takes at once; of metrics it takes 1000
 
 
-class TrackingError(RuntimeError):
-    """The record could not be written or read; the message says where, why and what to do."""
-
-
-def store_uri(root: Path) -> str:
-    """Where the record lies: MLFLOW_TRACKING_URI, or else the database under `root`, with its absolute path."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root.resolve() / 'mlflow.db'}"
-
-
 def studies(root: Path) -> dict[str, str]:
     """Study -> id of its experiment, for every study recorded in the store."""
     uri = store_uri(root)
-    with _reaching(uri):
+    with reaching(uri):
         found = MlflowClient(uri).search_experiments(filter_string="tags.`pare.study` != ''", order_by=["name"])
     return {experiment.name: experiment.experiment_id for experiment in found}
 
@@ -58,6 +47,7 @@ class _Logged:
     """A trial's run as it is known here; `end_ms` is None until the run is complete."""
 
     run_id: str
+    scheme: str
     end_ms: int | None = None
     on_front: bool = False
 
@@ -68,7 +58,7 @@ class Tracking:
     def __init__(self, root: Path, study: str) -> None:
         self.study, self.uri = study, store_uri(root)
         self._logged: dict[str, dict[int, _Logged]] = {}
-        with _reaching(self.uri), _quiet():
+        with reaching(self.uri), quiet():
             if self.uri.startswith("sqlite"):
                 root.mkdir(parents=True, exist_ok=True)
             self._client = MlflowClient(self.uri)
@@ -89,7 +79,7 @@ class Tracking:
 
     def sweeps(self) -> list[str]:
         """The names of the study's sweeps, oldest first."""
-        with _reaching(self.uri):
+        with reaching(self.uri):
             runs = self._search("tags.`pare.kind` = 'sweep'")
         return [run.data.tags["pare.sweep"] for run in sorted(runs, key=lambda run: run.info.start_time)]
 
@@ -111,7 +101,7 @@ class Tracking:
             marks["pare.objectives"] = json.dumps(list(objectives))
         if reference:
             marks["pare.reference_point"] = json.dumps(list(reference))
-        with _reaching(self.uri):
+        with reaching(self.uri):
             run = self._sweep_run(sweep) or self._client.create_run(self.experiment, tags=marks, run_name=sweep)
             known = run.data.params
             params = {key: str(value) for key, value in flat(config) if key not in known}
@@ -122,7 +112,7 @@ class Tracking:
 
     def tag_sweep(self, sweep: str, tags: Mapping[str, str]) -> None:
         """Add to the sweep's tags what is known only after it started."""
-        with _reaching(self.uri):
+        with reaching(self.uri):
             self._log(self._needed(sweep).info.run_id, tags=tags)
 
     def log_trial(self, sweep: str, record: TrialRecord) -> str:
@@ -130,7 +120,7 @@ class Tracking:
 
         Times are the record's own, so a metric logged twice is the same metric and is kept once.
         """
-        with _reaching(self.uri):
+        with reaching(self.uri):
             known = self._known(sweep)
             if record.number not in known:
                 run = self._client.create_run(
@@ -139,7 +129,7 @@ class Tracking:
                     run_name=record.words or f"trial {record.number}",
                     tags={"pare.kind": "trial", "pare.sweep": sweep, "pare.trial": str(record.number)},
                 )
-                known[record.number] = _Logged(run.info.run_id)
+                known[record.number] = _Logged(run.info.run_id, str(record.params.get(_SCHEME)))
             logged = known[record.number]
             if logged.end_ms is None:
                 self._complete(logged.run_id, record)
@@ -150,7 +140,7 @@ class Tracking:
         params = {key: str(value) for key, value in record.params.items()}
         figures = [Metric(name, value, record.end_ms, step) for name, value, step in record.figures()]
         figures.append(Metric("on_front", 0.0, record.end_ms, 0))
-        self._log(run_id, params, figures, {**record.tags(), "pare.front": "false"})
+        self._log(run_id, params, figures, record.tags() | _front_tags(str(record.params.get(_SCHEME)), False))
         self._client.log_dict(run_id, record.recipe, "recipe.json")
         if record.artifact is not None:
             self._client.log_artifact(run_id, record.artifact)
@@ -160,19 +150,39 @@ class Tracking:
     def mark_front(self, sweep: str, front: Iterable[int], told: int) -> None:
         """Make tag `pare.front` and metric `on_front` say which trial numbers are on the front after `told` trials."""
         members = set(front)
-        with _reaching(self.uri):
+        with reaching(self.uri):
             for number, logged in self._known(sweep).items():
                 now = number in members
                 if logged.end_ms is not None and logged.on_front != now:
                     mark = Metric("on_front", float(now), logged.end_ms, max(told, 1))
-                    self._log(logged.run_id, metrics=[mark], tags={"pare.front": str(now).lower()})
+                    self._log(logged.run_id, metrics=[mark], tags=_front_tags(logged.scheme, now))
                     logged.on_front = now
+
+    def log_confirmed(self, sweep: str, points: Sequence[Mapping[str, Any]]) -> None:
+        """What confirmation found, as `Confirmed.to_dict` gives it: `confirmed/NAME` metrics of the trials' runs.
+
+        The sweep's run keeps the whole as `confirmed.json`.
+        """
+        with reaching(self.uri):
+            runs = {run.data.tags["pare.trial"]: run for run in self._trial_runs(sweep)}
+            for point in points:
+                run = runs[str(point["number"])]
+                now = run.info.end_time or 0
+                figures = [
+                    Metric(f"confirmed/{name}{end}", float(value), now, 0)
+                    for name, interval in point["metrics"].items()
+                    for end, value in zip(("", "_low", "_high"), interval, strict=True)
+                ]
+                tags = {"pare.confirmed": "front" if point["on_front"] else "behind"}
+                self._log(run.info.run_id, metrics=figures, tags=tags)
+            if points:
+                self._client.log_dict(self._needed(sweep).info.run_id, {"points": list(points)}, "confirmed.json")
 
     def trials(self, sweep: str) -> pd.DataFrame:
         """One row per recorded trial, in the order of their numbers: run_id, start_ms, end_ms, then the columns of
         `record.read_row`; params and other dotted columns as numbers where all their values are.
         """
-        with _reaching(self.uri):
+        with reaching(self.uri):
             runs = self._trial_runs(sweep)
         rows = [
             {"run_id": run.info.run_id, "start_ms": run.info.start_time, "end_ms": run.info.end_time}
@@ -188,7 +198,7 @@ class Tracking:
 
     def about(self, sweep: str) -> dict[str, Any]:
         """The sweep itself: run_id, status, start_ms, end_ms, tags, objectives, reference (None when not recorded)."""
-        with _reaching(self.uri):
+        with reaching(self.uri):
             run = self._needed(sweep)
         tags = run.data.tags
         return {
@@ -203,7 +213,7 @@ class Tracking:
 
     def finish_sweep(self, sweep: str, outcome: Outcome) -> None:
         """Record what the sweep came to and end its run; a later call (a resumed sweep) overwrites it."""
-        with _reaching(self.uri):
+        with reaching(self.uri):
             run_id = self._needed(sweep).info.run_id
             curve = outcome.hypervolume
             points = [
@@ -223,7 +233,7 @@ class Tracking:
 
     def tag_study(self, key: str, value: str) -> None:
         """Set a tag of the study's experiment."""
-        with _reaching(self.uri):
+        with reaching(self.uri):
             self._client.set_experiment_tag(self.experiment, key, value)
 
     def _log(self, run_id: str, params: _Texts = _NONE, metrics: Sequence[Metric] = (), tags: _Texts = _NONE) -> None:
@@ -263,37 +273,12 @@ class Tracking:
             for run in self._trial_runs(sweep):
                 tags = run.data.tags
                 end_ms = None if run.info.status == "RUNNING" else run.info.end_time
-                known = _Logged(run.info.run_id, end_ms, tags.get("pare.front") == "true")
+                scheme = run.data.params.get(_SCHEME, "none")
+                known = _Logged(run.info.run_id, scheme, end_ms, tags.get("pare.front") == "true")
                 self._logged[sweep][int(tags["pare.trial"])] = known
         return self._logged[sweep]
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the migration's hundred log lines off the terminal; warnings and errors pass."""
-    before = {name: logging.getLogger(name).level for name in ("mlflow", "alembic")}
-    for name in before:
-        logging.getLogger(name).setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        for name, level in before.items():
-            logging.getLogger(name).setLevel(level)
-
-
-@contextlib.contextmanager
-def _reaching(uri: str) -> Iterator[None]:
-    """Turn whatever the store raises into one TrackingError that says what to do."""
-    try:
-        yield
-    except TrackingError:
-        raise
-    except (MlflowException, SQLAlchemyError, OSError) as error:
-        remedy = "check free space (`df -h`) and write permission there"
-        if uri.startswith("http"):
-            remedy = "check that the server runs and that MLFLOW_TRACKING_URI is right"
-        reason = " ".join(str(error).split())[:300]
-        raise TrackingError(
-            f"tracking: {uri} does not answer or cannot be written: {reason}; {remedy}, then run the same command "
-            "again: the results are kept and logged then"
-        ) from error
+def _front_tags(scheme: str, on_front: bool) -> dict[str, str]:
+    """The mark itself, and the colour in MLflow's charts: the scheme's, faint behind the front."""
+    return {"pare.front": str(on_front).lower(), "mlflow.runColor": colour(scheme, faint=not on_front)}

@@ -17,8 +17,9 @@ from sweeps import failed, record
 
 from search import insight, page, pareto, plots, report
 from search.record import TrialRecord
+from search.store import TrackingError
 from search.summary import Summary, read, said, than_dense
-from search.tracking import Tracking, TrackingError
+from search.tracking import Tracking
 
 RECORDS = [
     record(0, reference="dense"),

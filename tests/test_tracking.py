@@ -14,7 +14,8 @@ from mlflow.tracking import MlflowClient
 from sweeps import START, failed, record
 
 from search.record import Outcome, TrialRecord
-from search.tracking import Tracking, TrackingError, studies
+from search.store import TrackingError
+from search.tracking import Tracking, studies
 
 
 @pytest.fixture(scope="module")
