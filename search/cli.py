@@ -15,11 +15,12 @@ from typing import Any, NoReturn
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from search import config
+from search.faults import SettingsError
 
 GROUPS = ("study", "executor")
 # Faults of the machine and its surroundings by class name: their modules take seconds to import.
@@ -38,9 +39,25 @@ def overrides(argv: list[str]) -> list[str]:
     ]
 
 
+def _search_path(argv: list[str]) -> list[str]:
+    """`--config-dir DIR`, the user's own folder of studies, as the override it stands for."""
+    words = iter(argv)
+    found = []
+    for word in words:
+        flag, _, value = word.partition("=")
+        if flag in ("--config-dir", "-cd"):
+            folder = Path(value or next(words, "")).expanduser().absolute()
+            if not folder.is_dir():
+                _usage([f"--config-dir: {folder} is not a folder; name one that holds study/NAME.yaml"])
+            found.append(f"hydra.searchpath=[file://{folder}]")
+        else:
+            found.append(word)
+    return found
+
+
 def precheck(argv: list[str], experiments: Path) -> list[str]:
     """The command line for Hydra; ends with exit code 2 and one message if it cannot be composed."""
-    argv = overrides(argv)
+    argv = overrides(_search_path(argv))
     words = [a for a in argv if "=" in a or not a.startswith("-")]
     if len(words) < len([a for a in argv if a not in ("-m", "--multirun")]):
         return argv  # flags such as --help, --info or --config-dir: Hydra's own
@@ -67,6 +84,9 @@ def _compose(asked: list[str], experiments: Path) -> None:
         mark = getattr(error, "problem_mark", None)
         place = f"{mark.name}, line {mark.line + 1}" if mark else "a file of experiments/"
         _usage([f"{place}: not valid YAML: {getattr(error, 'problem', None) or error}"])
+    except OverrideParseException as error:
+        example = """'study.constraints=["accuracy_drop <= 0.02"]'"""
+        _usage([f"{error.override.lstrip('+')}: cannot be read; write KEY=VALUE, quoting text as in {example}"])
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         _usage([str(error).splitlines()[0]])
     finally:
@@ -113,6 +133,8 @@ def clear_errors() -> Iterator[None]:
             raise
         reason = "no space is left on the disk" if error.errno == errno.ENOSPC else error.strerror
         _fault(f"{error.filename or 'the folder of root='}: {reason}; make it usable, or name another with root=FOLDER")
+    except SettingsError as error:
+        _usage([str(error)])
     except Exception as error:
         if type(error).__name__ not in FAULTS:
             raise

@@ -84,7 +84,8 @@ class Display:
                 sign = -1 if metric(name).direction == "maximize" else 1
                 if best is None or sign * record.metrics[name] < sign * best.metrics[name]:
                     self._best[name] = record
-        self.say(f"[{record.number + 1:>3}/{total}] {_line(record, self._objectives)}")
+        done = int(self._bar.tasks[0].completed)
+        self.say(f"\\[{done:>3}/{total}] trial {record.number}: {_line(record, self._objectives)}")
 
     def _render(self) -> Group:
         best = [
@@ -103,5 +104,5 @@ def _line(record: TrialRecord, objectives: list[str]) -> str:
     figures = ", ".join(f"{n} {metric(n).text(record.metrics[n])}" for n in shown if n in record.metrics)
     marks = "" if record.feasible else " [infeasible]"
     if record.duplicate_of is not None:
-        marks += f" [same as trial {record.duplicate_of + 1}]"
+        marks += f" [same as trial {record.duplicate_of}]"
     return f"{name}: {figures}{marks}".replace("[", "\\[")

@@ -112,7 +112,7 @@ class Driver:
         baseline = self.baselines[f"{asked.recipe.trainer}/{asked.recipe.model}"]
         teacher = self.baselines.get(asked.recipe.distillation.teacher, baseline)
         folder = self._files / f"{asked.number:04d}"
-        self._display.started(asked.number, f"{asked.number + 1} {asked.recipe.words()}")
+        self._display.started(asked.number, f"trial {asked.number}: {asked.recipe.words()}")
         future = self._executor.submit(
             asked.number,
             asked.recipe.trainer,

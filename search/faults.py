@@ -15,6 +15,10 @@ class SweepError(RuntimeError):
     """A sweep that cannot be opened or go on; the message says why and what to do."""
 
 
+class SettingsError(SweepError):
+    """A command that does not fit the sweep it would go on with: a usage error."""
+
+
 class WorkerError(RuntimeError):
     """The worker process died or ran out of time; the message is the reason."""
 

@@ -20,7 +20,7 @@ import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from search import config
-from search.faults import SweepError
+from search.faults import SettingsError, SweepError
 from search.record import METRICS, TrialRecord
 from trainers.base import Recipe
 
@@ -66,7 +66,7 @@ class Sweep:
     def open(settings: config.Study, storage: str, fresh: bool = False) -> Sweep:
         """The study's newest sweep, or a new one if there is none or `fresh`.
 
-        Raises SweepError when the storage cannot be read or the newest sweep was started with other settings.
+        Raises SweepError when the storage cannot be read, SettingsError when the newest sweep was started otherwise.
         """
         _quiet_optuna()
         try:
@@ -105,7 +105,7 @@ class Sweep:
                 for key in sorted({*old, *new})
                 if old.get(key) != new.get(key) and not key.startswith(("budget.", "confirm.", "description"))
             ]
-            raise SweepError(
+            raise SettingsError(
                 f"sweep {self.name} was started with other settings:\n" + "\n".join(changed) + "\n"
                 "Start a new sweep with fresh=true, or put the settings back to go on with this one"
             )

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -62,9 +58,7 @@ def test_candidates_are_the_front_and_what_lies_just_behind_it() -> None:
     assert candidates([records[5]], OBJECTIVES, 4) == []
 
 
-@given(
-    st.lists(st.tuples(st.floats(0.5, 1), st.floats(0.1, 2)), min_size=1, max_size=12), st.integers(1, 12)
-)
+@given(st.lists(st.tuples(st.floats(0.5, 1), st.floats(0.1, 2)), min_size=1, max_size=12), st.integers(1, 12))
 @settings(max_examples=50)
 def test_a_front_that_fits_is_wholly_among_the_candidates(values: list[tuple[float, float]], most: int) -> None:
     records = [record(i, *v) for i, v in enumerate(values)]
@@ -96,11 +90,3 @@ def test_plain_data_and_back() -> None:
 
     one = front([point(0, (0.98, 0.99), (1.0, 1.1))], OBJECTIVES)[0]
     assert Confirmed.from_dict(json.loads(json.dumps(one.to_dict()))) == one
-
-
-@pytest.fixture
-def lucky(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
-    """A study whose trainer reports validation accuracy by luck: one recipe shines with the search's seed only."""
-    from tests import fakes
-
-    return fakes.lucky_study(monkeypatch, tmp_path)
