@@ -1,0 +1,61 @@
+# Everything here makes .venv and installs into it by itself: it needs Python 3.11, make and the package registries.
+
+study = mnist_prune
+args =
+
+# Words like `fresh=true` or `study.budget.trials=3` are variables to make; they are handed on as they were given.
+quoted = '$(subst ','\'',$(1))'
+given = $(foreach name,$(sort $(.VARIABLES)),$(if $(filter command,$(origin $(name))),$(name)))
+overrides = $(foreach name,$(filter-out study args PYTHON,$(given)),$(call quoted,$(name)=$(value $(name))))
+
+define HELP
+make run [study=NAME] [SETTING=VALUE ...]   search a study's Pareto front, or go on where it stopped
+make ui                                     look at the trials in MLflow's UI
+make test [args="-k data"]                  run the tests
+make check                                  format, lint and types
+make clean-cache                            remove cached data, dense baselines and teacher logits
+
+Examples
+  make run study=mnist_prune
+  make run study=smoke fresh=true study.budget.trials=5
+  make run study=smoke args="--help"        all settings; args= also takes --multirun and the like
+
+Studies
+endef
+export HELP
+
+.PHONY: help run ui test check clean-cache gone
+.DEFAULT_GOAL := help
+
+help:
+	@echo "$$HELP"
+	@ls experiments/study | sed -n 's/^\(.*\)\.yaml$$/  \1/p'
+
+run: .venv/.run
+	@.venv/bin/python -m search.run $(call quoted,study=$(study)) $(overrides) $(args)
+
+ui: .venv/.run
+	@.venv/bin/python -m search.ui $(overrides) $(args)
+
+test: .venv/.dev
+	@.venv/bin/python -m pytest $(args)
+
+check: .venv/.dev
+	@.venv/bin/python -m ruff format --check .
+	@.venv/bin/python -m ruff check .
+	@.venv/bin/python -m mypy .
+
+clean-cache:
+	rm -rf mlruns/cache
+
+# A .venv whose Python has gone is made again, whatever its stamps say.
+.venv/.run .venv/.dev: pyproject.toml constraints.txt $(shell test -x .venv/bin/python || echo gone)
+	@for python in $(PYTHON) python3.11 python3 python; do \
+	    if $$python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; then \
+	        exec $$python install.py $(patsubst .%,%,$(notdir $@)); \
+	    fi; \
+	done; \
+	echo "make: no Python 3.11 found (looked for$(if $(PYTHON), $(PYTHON),) python3.11, python3 and python)." \
+	    "Install it, for example with 'apt install python3.11 python3.11-venv', 'brew install python@3.11' or" \
+	    "'pyenv install 3.11', or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" >&2; \
+	exit 1
