@@ -56,10 +56,10 @@ class Bench:
         if self._loading <= self.seconds() / 2:
             self._reload()
         bursts: list[list[np.ndarray]] = [[] for _ in self._files]
-        slowest = max(float(self._burst(index, BURST_NS)[-1]) for index in range(len(self._files)))
+        slowest = max(float(np.median(self._burst(index))) for index in range(len(self._files)))
         for _ in range(int(np.clip(BURSTS * BURST_NS / slowest, 1, BURSTS))):
             for index in self._rng.permutation(len(self._files)):
-                bursts[index].append(self._burst(index, BURST_NS))
+                bursts[index].append(self._burst(index))
         # The faster half of the bursts: a level that a disturbance within the block leaves alone.
         self.levels.append([float(np.quantile([np.median(burst) for burst in each], 0.25)) for each in bursts])
         self.calls.append([np.concatenate(each) for each in bursts])
@@ -82,10 +82,10 @@ class Bench:
         room[:] = content.standard_normal(count, dtype=np.float32)
         return room.reshape(shape)
 
-    def _burst(self, index: int, least_ns: int) -> np.ndarray:
-        """Nanoseconds of single calls, one after the other for at least `least_ns`."""
+    def _burst(self, index: int) -> np.ndarray:
+        """Nanoseconds of single calls, one after the other for at least BURST_NS."""
         predict, inputs, clock = self._sessions[index].predict, self._inputs[index], time.perf_counter_ns
-        taken, until, now = [], clock() + least_ns, 0
+        taken, until, now = [], clock() + BURST_NS, 0
         while now < until:
             before = clock()
             predict(inputs)
@@ -189,9 +189,9 @@ def pin(threads: int) -> None:
     if not ALLOWED:
         return
     os.sched_setaffinity(0, ALLOWED)
-    busy = psutil.cpu_percent(interval=0.1, percpu=True)
-    # Interrupts are mostly served by the first core.
-    os.sched_setaffinity(0, sorted(ALLOWED, key=lambda core: (busy[core], -core))[:threads])
+    busy = dict(enumerate(psutil.cpu_percent(interval=0.1, percpu=True)))
+    # In some containers the cores that /proc/stat lists bear other numbers. Interrupts are mostly served by the first.
+    os.sched_setaffinity(0, sorted(ALLOWED, key=lambda core: (busy.get(core, 0.0), -core))[:threads])
 
 
 def environment(name: str, runtime: Runtime) -> dict[str, Any]:
