@@ -74,6 +74,7 @@ def run(workers: list[subprocess.Popen[str]], baseline: Artifact, narrow: Artifa
     """Measure `rounds` times in every mode, in turns, and print the figures."""
     taken: dict[str, list[float]] = {mode: [] for mode in MODES}
     ratios: dict[str, list[float]] = {mode: [] for mode in MODES}
+    seconds: dict[str, list[float]] = {mode: [] for mode in MODES}
     for turn in range(rounds):
         for mode in np.random.default_rng(turn).permutation(MODES):
             for worker in workers:
@@ -87,12 +88,14 @@ def run(workers: list[subprocess.Popen[str]], baseline: Artifact, narrow: Artifa
             result = measure("onnxruntime", narrow, baseline, LatencySpec(seed=turn))
             taken[mode].append(1000 * result.latency_ms)
             ratios[mode].append(result.latency_ratio)
+            seconds[mode].append(result.comparisons[0].seconds)
             print(f"{turn:2d} {mode}: {taken[mode][-1]:.1f} µs, ratio {ratios[mode][-1]:.4f}", flush=True)
     for mode in MODES:
         print(
             f"{mode}: median {np.median(taken[mode]):.2f} µs (p10 {np.quantile(taken[mode], 0.1):.2f}, p90 "
-            f"{np.quantile(taken[mode], 0.9):.2f}), ratio {np.median(ratios[mode]):.4f}; the same round's resting "
-            f"figure differs by {100 * np.median(np.array(taken[mode]) / taken['resting'] - 1):+.1f} % in the median"
+            f"{np.quantile(taken[mode], 0.9):.2f}), ratio {np.median(ratios[mode]):.4f}, "
+            f"{np.median(seconds[mode]):.2f} s each; the same round's resting figure "
+            f"differs by {100 * np.median(np.array(taken[mode]) / taken['resting'] - 1):+.1f} % in the median"
         )
 
 
