@@ -79,9 +79,15 @@ class Runtime(Protocol):
         ...
 
 
-def load(name: str) -> Runtime:
-    """The named runtime; imports it (and nothing else heavy)."""
+def format_of(name: str) -> str:
+    """The file format that the named runtime loads."""
     if name not in FORMATS:
         raise ValueError(f"runtime: {name!r} is not valid; choose from {', '.join(FORMATS)}")
+    return FORMATS[name]
+
+
+def load(name: str) -> Runtime:
+    """The named runtime; imports it (and nothing else heavy)."""
+    format_of(name)
     runtime: Runtime = importlib.import_module(f"runtimes.{name}")
     return runtime

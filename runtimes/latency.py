@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from runtimes import quiet
-from runtimes.base import FORMATS, Artifact, ArtifactError
+from runtimes.base import Artifact, ArtifactError, format_of
 
 NARROWEST = 0.015  # a little above what BETWEEN_PROCESSES leaves of any interval
 LEAST_BLOCKS = 5  # below that an interval says nothing
@@ -144,9 +144,10 @@ def measure_many(
 ) -> list[LatencyResult]:
     """The same for several candidates, all interleaved in one run: one result each, in their order."""
     spec = spec or LatencySpec()
+    wanted = format_of(runtime)
     for artifact in (*candidates, baseline):
-        if artifact.format != FORMATS[runtime]:
-            raise ArtifactError(f"{artifact.path}: {runtime} loads .{FORMATS[runtime]} files, not .{artifact.format}")
+        if artifact.format != wanted:
+            raise ArtifactError(f"{artifact.path}: {runtime} loads .{wanted} files, not .{artifact.format}")
     files = [
         {"path": str(each.path.resolve()), "format": each.format, "sha256": each.sha256}
         for each in (baseline, *candidates)

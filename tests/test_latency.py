@@ -223,6 +223,11 @@ def test_a_format_of_another_runtime_is_refused(baseline: Artifact) -> None:
         measure("torch", baseline, baseline, QUICK)
 
 
+def test_an_unknown_runtime_is_refused_with_the_choices(baseline: Artifact) -> None:
+    with pytest.raises(ValueError, match="'onnx' is not valid; choose from onnxruntime"):
+        measure("onnx", baseline, baseline, QUICK)
+
+
 def test_a_killed_measuring_process_is_a_clear_error_and_frees_the_host(baseline: Artifact, own_folder: Path) -> None:
     caught: list[BaseException] = []
 
