@@ -22,7 +22,7 @@ import psutil
 
 from runtimes import pace
 from runtimes.base import Artifact, ArtifactError, Runtime, Session, load
-from runtimes.interval import quiet_blocks, ratio_interval
+from runtimes.interval import least_disturbed, quiet_blocks, ratio_interval
 from runtimes.latency import LEAST_BLOCKS, Comparison, LatencySpec, Timing
 
 BURST_NS = 2_000_000
@@ -114,12 +114,12 @@ class Estimate:
 
 
 def estimate(bench: Bench, candidate: int, seed: int) -> Estimate:
-    """The candidate's ratio to file 0 from its undisturbed blocks, or from all if there are hardly any."""
+    """The candidate's ratio to file 0 from its undisturbed blocks, or the best if there are hardly any."""
     times = np.array(bench.levels)[:, [candidate, 0]]
     quiet = quiet_blocks(times, np.array([np.nan, bench.known]))
     undisturbed = int(quiet.sum())
     if undisturbed < LEAST_BLOCKS:
-        quiet = np.ones(len(times), dtype=bool)
+        quiet = least_disturbed(times, LEAST_BLOCKS)
     return Estimate(*ratio_interval(times[quiet], np.random.default_rng(seed)), quiet, undisturbed)
 
 

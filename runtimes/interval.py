@@ -27,6 +27,14 @@ def quiet_blocks(times: np.ndarray, known: np.ndarray | None = None) -> np.ndarr
     return np.asarray((times <= limit).all(axis=1))
 
 
+def least_disturbed(times: np.ndarray, count: int) -> np.ndarray:
+    """The `count` blocks whose slower file came closest to its own fastest tenth: bool [blocks]."""
+    slowness = (times / np.quantile(times, 0.1, axis=0)).max(axis=1)
+    chosen = np.zeros(len(times), dtype=bool)
+    chosen[np.argsort(slowness, kind="stable")[:count]] = True
+    return chosen
+
+
 def ratio_interval(
     times: np.ndarray, rng: np.random.Generator, between: float = BETWEEN_PROCESSES
 ) -> tuple[float, float, float]:

@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from runtimes import latency, pace, quiet
 from runtimes.base import Artifact, ArtifactError
-from runtimes.interval import BETWEEN_PROCESSES, quiet_blocks, ratio_interval
+from runtimes.interval import BETWEEN_PROCESSES, least_disturbed, quiet_blocks, ratio_interval
 from runtimes.latency import NARROWEST, LatencyError, LatencyResult, LatencySpec, measure, measure_many
 
 QUICK = LatencySpec(max_seconds=0.5, min_blocks=5, target_rel_ci=0.2)
@@ -124,6 +124,15 @@ def test_a_slow_phase_as_long_as_the_measurement_is_seen_by_what_is_known() -> N
     assert quiet_blocks(times).any()
     assert not quiet_blocks(times, np.array([np.nan, 1000.0])).any()
     assert quiet_blocks(times, np.array([np.nan, np.nan])).any()
+
+
+def test_where_hardly_any_block_is_quiet_the_best_are_taken() -> None:
+    times = np.array([435.0, 1220.0]) * np.random.default_rng(6).normal(1, 0.005, (20, 2))
+    times[[3, 8, 9, 17]] = [300.0, 1000.0]
+    chosen = least_disturbed(times, 5)
+    assert chosen[[3, 8, 9, 17]].all()
+    assert chosen.sum() == 5
+    assert ratio_interval(times[chosen], np.random.default_rng(0))[0] == pytest.approx(0.3, rel=1e-6)
 
 
 def test_leaving_out_slow_phases_favours_no_file() -> None:
