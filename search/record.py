@@ -130,10 +130,16 @@ class TrialRecord:
         every = [(name, value, 0) for name, value in named.items()] + steps
         return [(name, float(value), step) for name, value, step in every if math.isfinite(value)]
 
+    @property
+    def title(self) -> str:
+        """What its run is called: the recipe in words, and the reference's name."""
+        return f"{self.words or f'trial {self.number}'}{f' ({self.reference})' if self.reference else ''}"
+
     def tags(self) -> dict[str, str]:
         """What is said of the trial besides params and figures, each as a short text; `read_row` reads it back."""
         said = {
             "pare.state": self.state,
+            "pare.words": self.words,
             "pare.feasible": str(self.feasible and self.state == "complete").lower(),
             "pare.reference": self.reference or "",
             "pare.reason": self.reason or "",
@@ -201,7 +207,7 @@ def flat(nested: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
 
 
 def read_row(
-    words: str, tags: Mapping[str, str], metrics: Mapping[str, float], params: Mapping[str, str]
+    title: str, tags: Mapping[str, str], metrics: Mapping[str, float], params: Mapping[str, str]
 ) -> dict[str, Any]:
     """A recorded trial as one row of a table: number, state ("running" before it is complete), words, reason, feasible,
     on_front, reference, duplicate_of (-1 for none), confirmed (front, behind or nothing), data_digest,
@@ -210,7 +216,7 @@ def read_row(
     row: dict[str, Any] = {
         "number": int(tags["pare.trial"]),
         "state": tags.get("pare.state", "running"),
-        "words": words,
+        "words": tags.get("pare.words", title),
         "reason": tags.get("pare.reason", ""),
         "feasible": tags.get("pare.feasible") == "true",
         "on_front": tags.get("pare.front") == "true",

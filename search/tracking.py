@@ -126,7 +126,7 @@ class Tracking:
                 run = self._client.create_run(
                     self.experiment,
                     start_time=record.start_ms,
-                    run_name=record.words or f"trial {record.number}",
+                    run_name=record.title,
                     tags={"pare.kind": "trial", "pare.sweep": sweep, "pare.trial": str(record.number)},
                 )
                 known[record.number] = _Logged(run.info.run_id, str(record.params.get(_SCHEME)))

@@ -86,6 +86,9 @@ def test_a_trial_becomes_a_flat_run_with_name_status_times_and_files(store: Path
     assert {f.path for f in client(tracking).list_artifacts(run.info.run_id)} == {"model.onnx", "recipe.json"}
     history = client(tracking).get_metric_history(run.info.run_id, "epoch/loss")
     assert [(m.step, m.value) for m in history] == [(0, 0.2), (1, 0.1)]
+    named = client(tracking).get_run(tracking.log_trial("a", record(7, reference="channel_70")))
+    assert named.info.run_name == "channel 70 % · qat int8 (channel_70)"
+    assert (named.data.tags["mlflow.runColor"], named.data.tags["pare.front"]) == ("#bfe6dc", "false")
     run = client(tracking).get_run(tracking.log_trial("a", failed(6, "out of memory")))
     assert (run.info.status, run.data.tags["pare.reason"]) == ("FAILED", "out of memory")
 
@@ -140,6 +143,8 @@ def test_the_front_is_marked_and_follows_its_changes(store: Path) -> None:
     assert [client(tracking).get_run(i).data.metrics["on_front"] for i in ids] == [0.0, 1.0, 1.0]
     assert [client(tracking).get_run(i).data.tags["pare.front"] for i in ids] == ["false", "true", "true"]
     assert len(client(tracking).get_metric_history(ids[1], "on_front")) == 2
+    colours = [client(tracking).get_run(i).data.tags["mlflow.runColor"] for i in ids]
+    assert colours == ["#cecece", "#009e73", "#3b3b3b"]
 
 
 def test_a_sweep_ends_with_front_curve_files_and_note_and_may_go_on(store: Path, tmp_path: Path) -> None:

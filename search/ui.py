@@ -1,0 +1,235 @@
+"""MLflow's own pages on the project's store: `python -m search.ui` serves them and prints a link per study.
+
+The link opens the study's newest sweep at its charts. MLflow reads such a view from an experiment's tag
+`mlflow.sharedViewState.KEY`; its JSON is the state of MLflow 3.17's page, undocumented, so the version is pinned and
+a browser test holds it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pandas as pd
+
+from search.record import metric
+from search.store import TrackingError, store_uri
+from search.tracking import Tracking, studies
+
+HELP = """\
+MLflow's UI on the record of this project, on this machine only.
+
+  python -m search.ui [port=5000] [root=mlruns]
+
+  port  if left out: 5000, or the next free one
+  root  the folder that holds the record; MLFLOW_TRACKING_URI, if set, names another store or a running server
+
+Ends with Ctrl-C.
+"""
+HOST = "127.0.0.1"
+KEY = "pare"
+_PATIENCE = 180  # seconds for the server to answer; it takes about 15 on an idle machine
+_COLUMNS = ("pruning.granularity", "pruning.sparsity", "quantization.scheme", "distillation.temperature")
+_FIGURES = ("accuracy", "latency_ms", "latency_ratio", "size_bytes", "size_ratio", "on_front")
+_TAGS = ("pare.reference", "pare.feasible", "pare.reason")
+
+
+class UsageError(ValueError):
+    """A command line that cannot be carried out; the message says what to write."""
+
+
+def chart_view(sweep: str, objectives: Sequence[str], trials: pd.DataFrame) -> dict[str, Any]:
+    """The state of the runs page: the sweep's trials, the front on top, all of them drawn.
+
+    Charts: each further objective, and latency and size in any case, against the first; hypervolume needs no chart
+    here, the sweep's own run has it; parallel coordinates over what was varied.
+    """
+    first = objectives[0] if objectives else "accuracy"
+    others = [name for name in dict.fromkeys([*objectives[1:], "latency_ms", "size_bytes"]) if name in trials]
+    charts = [_scatter(name, first) for name in others if name != first]
+    varied = [name for name in map(str, trials) if "." in name and _is_param(name) and trials[name].nunique() > 1]
+    charts.append(_card("PARALLEL", "Recipes", selectedParams=varied, selectedMetrics=[*others[::-1], first]))
+    section = {"uuid": KEY, "name": "The front", "display": True, "columns": 2, "cardHeight": 480}
+    section |= {"isReordered": False, "deleted": False, "isGenerated": False}
+    columns = [f"metrics.`{name}`" for name in _FIGURES if name in trials or name == "on_front"]
+    columns += [f"params.`{name}`" for name in _COLUMNS if name in trials] + [f"tags.`{name}`" for name in _TAGS]
+    return {
+        "searchFilter": f"tags.`pare.kind` = 'trial' AND tags.`pare.sweep` = '{sweep}'",
+        "orderByKey": "metrics.`on_front`",
+        "orderByAsc": False,
+        "startTime": "ALL",
+        "lifecycleFilter": "Active",
+        "modelVersionFilter": "All Runs",
+        "datasetsFilter": [],
+        "selectedColumns": columns,
+        "runsHiddenMode": "SHOW_ALL",
+        "compareRunCharts": charts,
+        "compareRunSections": [section],
+        "isAccordionReordered": True,
+        "hideEmptyCharts": True,
+        "chartsSearchFilter": "",
+        "groupBy": None,
+    }
+
+
+def _is_param(name: str) -> bool:
+    return name.startswith(("pruning.", "quantization.", "distillation.", "finetuning."))
+
+
+def _scatter(x: str, y: str) -> dict[str, Any]:
+    title = f"{metric(y).title} against {metric(x).title.lower()}"
+    axes = {"xaxis": {"key": x, "type": "METRIC"}, "yaxis": {"key": y, "type": "METRIC"}}
+    return _card("SCATTER", title, **axes)
+
+
+def _card(kind: str, title: str, **rest: Any) -> dict[str, Any]:
+    card = {"type": kind, "uuid": f"{KEY}-{title}", "metricSectionId": KEY, "displayName": title}
+    return {**card, "runsCountToCompare": 1000, "deleted": False, "isGenerated": False, "showAllRuns": True, **rest}
+
+
+def preset(root: Path) -> dict[str, str]:
+    """Store the chart view with every recorded study; study -> the link's part after the server's address."""
+    links = {}
+    for study, experiment in studies(root).items():
+        tracking = Tracking(root, study)
+        sweeps = tracking.sweeps()
+        place = f"#/experiments/{experiment}/runs"
+        if sweeps:
+            newest = sweeps[-1]
+            view = chart_view(newest, tracking.about(newest)["objectives"] or [], tracking.trials(newest))
+            tracking.tag_study(f"mlflow.sharedViewState.{KEY}", json.dumps(view, separators=(",", ":")))
+            place += f"?viewStateShareKey={KEY}&compareRunsMode=CHART"
+        links[study] = place
+    return links
+
+
+def free_port(asked: int | None) -> int:
+    """The asked port, or else 5000 or the next one nobody listens on; raises UsageError when it is taken."""
+    for port in [asked] if asked else range(5000, 5100):
+        with socket.socket() as probe:
+            # As the server does: the port of one that has just ended may be taken again at once.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with contextlib.suppress(OSError):
+                probe.bind((HOST, port))
+                return port
+    raise UsageError(f"port: {asked or '5000 to 5099'} is taken; name a free one with port=...")
+
+
+@contextlib.contextmanager
+def serving(root: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
+    """A lean MLflow server (one worker, no job runner: 0.5 GB instead of 3.3) that answers; ended with the block."""
+    lean = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store_uri(root)]
+    command += ["--artifacts-destination", (root.resolve() / "artifacts").as_uri()]
+    command += ["--host", HOST, "--port", str(port), "--workers", "1"]
+    log = root / "ui.log"
+    with log.open("wb") as output:
+        server = subprocess.Popen(
+            command, env={**os.environ, **lean}, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    try:
+        _wait(server, port, log)
+        yield server
+    finally:
+        _end(server)
+
+
+def _wait(server: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    deadline = time.monotonic() + _PATIENCE
+    while server.poll() is None and time.monotonic() < deadline:
+        with contextlib.suppress(urllib.error.URLError, OSError):
+            urllib.request.urlopen(f"http://{HOST}:{port}/health", timeout=5)
+            return
+        time.sleep(0.2)
+    end = " ".join(log.read_text(errors="replace").split()[-40:])
+    what = "ended" if server.poll() is not None else f"did not answer within {_PATIENCE} s"
+    raise TrackingError(f"the MLflow server {what}; {log} ends with: {end}")
+
+
+def _end(server: subprocess.Popen[bytes]) -> None:
+    """End the server and its worker, which share a process group of their own."""
+    for sign in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(server.pid, sign)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            server.wait(10)
+            return
+
+
+def arguments(argv: Sequence[str]) -> tuple[Path, int | None]:
+    """`key=value` words -> (root, port); raises UsageError."""
+    asked = {"root": "mlruns", "port": ""}
+    for word in argv:
+        key, equals, value = word.partition("=")
+        if key not in asked:
+            near = get_close_matches(key, asked, 1)
+            hint = f" (did you mean {near[0]}=?)" if near else ""
+            raise UsageError(f"{word}: no such argument{hint}; choose from root=, port=")
+        if not equals or not value:
+            raise UsageError(f"{key}: needs a value; write {key}=...")
+        asked[key] = value
+    port = asked["port"]
+    if port and not (port.isdecimal() and 0 < int(port) < 65536):
+        raise UsageError(f"port: {port!r} is not valid; write a number from 1 to 65535")
+    return Path(asked["root"]), int(port) if port else None
+
+
+def _show(address: str, links: dict[str, str]) -> None:
+    print(f"MLflow answers on {address}")
+    for study, place in links.items():
+        print(f"  {study}: {address}/{place}")
+    if not links:
+        print("  nothing is recorded yet: run `python -m search.run study=mnist_prune`")
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line: 0 after Ctrl-C or SIGTERM, 2 for a mistake in it, 1 when the server does not start."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if set(words) & {"-h", "--help"}:
+        print(HELP, end="")
+        return 0
+    try:
+        root, asked = arguments(words)
+        signal.signal(signal.SIGTERM, _stop)
+        uri = store_uri(root)
+        if uri.startswith("http"):
+            _show(uri.rstrip("/"), preset(root))
+            return 0
+        port = free_port(asked)
+        root.mkdir(parents=True, exist_ok=True)
+        links = preset(root)
+        print("starting the MLflow server, about 15 seconds ...", flush=True)
+        with serving(root, port) as server:
+            _show(f"http://{HOST}:{port}", links)
+            print("Ctrl-C ends it.", flush=True)
+            server.wait()
+        return 1
+    except KeyboardInterrupt:
+        return 0
+    except UsageError as error:
+        print(f"search.ui: {error}\nSee python -m search.ui --help", file=sys.stderr)
+        return 2
+    except (TrackingError, OSError) as error:
+        print(f"search.ui: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,153 @@
+"""The UI starts lean on a free port, its links open charts that hold every trial, and it leaves no process behind."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import sweeps
+from sweeps import failed, record
+
+from search import report, ui
+from search.record import colour
+from search.tracking import Tracking
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+RECORDS = [record(0, reference="dense"), *(record(n) for n in range(1, 15)), failed(15, "out of memory")]
+
+
+@pytest.fixture(autouse=True)
+def _no_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = sweeps.store(tmp_path_factory.mktemp("mlruns"))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.delenv("MLFLOW_TRACKING_URI", raising=False)
+        report.finish(root, sweeps.sweep(root, "shown", RECORDS), "shown-001", "finished")
+    return root
+
+
+def test_the_view_names_what_was_recorded(root: Path) -> None:
+    trials = Tracking(root, "shown").trials("shown-001")
+    view = ui.chart_view("shown-001", ["accuracy", "latency_ms"], trials)
+    drawn = [
+        (c["type"], c.get("xaxis", {}).get("key"), c.get("yaxis", {}).get("key")) for c in view["compareRunCharts"]
+    ]
+    assert drawn == [
+        ("SCATTER", "latency_ms", "accuracy"),
+        ("SCATTER", "size_bytes", "accuracy"),
+        ("PARALLEL", None, None),
+    ]
+    parallel = view["compareRunCharts"][-1]
+    assert parallel["selectedParams"] == ["pruning.granularity", "pruning.sparsity", "quantization.scheme"]
+    assert set(parallel["selectedMetrics"]) <= set(trials)
+    metrics = {c.split("`")[1] for c in view["selectedColumns"] if c.startswith("metrics.")} - {"on_front"}
+    assert metrics <= set(trials)
+    assert len(json.dumps(view)) < 5000  # what MLflow takes as an experiment's tag
+
+
+def test_links_are_stored_with_each_study(root: Path) -> None:
+    Tracking(root, "untouched")
+    links = ui.preset(root)
+    tracking = Tracking(root, "shown")
+    assert links["shown"] == f"#/experiments/{tracking.experiment}/runs?viewStateShareKey=pare&compareRunsMode=CHART"
+    assert links["untouched"].endswith("/runs")
+
+
+def test_a_taken_port_is_passed_over_or_refused() -> None:
+    with socket.socket() as listener:
+        listener.bind((ui.HOST, 0))
+        listener.listen()
+        taken = listener.getsockname()[1]
+        with pytest.raises(ui.UsageError, match=rf"port: {taken} is taken; name a free one"):
+            ui.free_port(taken)
+    assert ui.free_port(taken) == taken
+    assert 5000 <= ui.free_port(None) < 5100
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("pport=1", r"pport=1: no such argument \(did you mean port=\?\); choose from root=, port="),
+        ("port=http", "port: 'http' is not valid; write a number from 1 to 65535"),
+        ("root", "root: needs a value"),
+    ],
+)
+def test_a_wrong_command_line_ends_with_2(capsys: pytest.CaptureFixture[str], word: str, message: str) -> None:
+    assert ui.main([word]) == 2
+    assert re.search(message, capsys.readouterr().err)
+
+
+@pytest.fixture(scope="module")
+def page(root: Path) -> Iterator[tuple[str, psutil.Process]]:
+    """The first link of a `python -m search.ui` that runs, and its process."""
+    with socket.socket() as probe:
+        probe.bind((ui.HOST, 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "search.ui", f"root={root}", f"port={port}"]
+    env = {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) as running:
+        assert running.stdout is not None
+        link = next((line.split()[-1] for line in running.stdout if line.startswith("  shown: ")), "")
+        process = psutil.Process(running.pid)
+        yield link, process
+        children = process.children(recursive=True)
+        assert children
+        running.send_signal(signal.SIGTERM)
+        assert running.wait(20) == 0
+        psutil.wait_procs(children, timeout=5)
+        assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_the_server_is_lean_and_local_and_answers_when_it_says_so(page: tuple[str, psutil.Process]) -> None:
+    link, process = page
+    address = link.split("/#")[0]
+    with urllib.request.urlopen(f"{address}/health", timeout=10) as answer:
+        assert answer.status == 200
+    servers = process.children(recursive=True)
+    listening = {c.laddr.ip for s in servers for c in s.net_connections() if c.status == psutil.CONN_LISTEN}
+    assert listening == {"127.0.0.1"}
+    assert sum(s.memory_info().rss for s in servers) < 1.5e9
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
+def test_a_browser_draws_every_trial_and_tells_the_front(page: tuple[str, psutil.Process], root: Path) -> None:
+    trials = Tracking(root, "shown").trials("shown-001")
+    complete = trials[trials["state"] == "complete"]
+    expected = Counter(
+        _rgb(colour(scheme, faint=not on_front))
+        for scheme, on_front in zip(complete["quantization.scheme"], complete["on_front"], strict=True)
+    )
+    assert len(expected) == 4
+    layers = _dom(page[0]).split('class="scatterlayer mlayer"')[1:]
+    points = [
+        re.findall(r'<path class="point[^>]*fill: (rgb\([^)]*\))', x.split('class="overplot"')[0]) for x in layers
+    ]
+    assert [Counter(found) for found in points] == [expected, expected]
+
+
+def _rgb(shade: str) -> str:
+    return f"rgb({int(shade[1:3], 16)}, {int(shade[3:5], 16)}, {int(shade[5:], 16)})"
+
+
+def _dom(link: str) -> str:
+    """What Chromium made of the page, as HTML, after its scripts have run."""
+    with tempfile.TemporaryDirectory() as profile:
+        flags = "--headless --no-sandbox --disable-gpu --disable-background-networking --disable-component-update"
+        flags += f" --disable-sync --no-first-run --user-data-dir={profile} --window-size=1700,1500"
+        command = [str(CHROMIUM), *flags.split(), "--virtual-time-budget=40000", "--dump-dom", link]
+        return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
