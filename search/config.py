@@ -86,7 +86,7 @@ class Latency(Section):
 
     batch: Annotated[list[Positive], Field(min_length=1)] = [1]
     threads: Annotated[list[Positive], Field(min_length=1)] = [1]
-    target_rel_ci: Annotated[float, Field(gt=0, lt=1)] = 0.03
+    target_rel_ci: Annotated[float, Field(ge=0.015, lt=1)] = 0.03
     max_seconds: Annotated[float, Field(gt=0)] = 3.0
 
 

@@ -39,14 +39,15 @@ USAGE = [
     (["study.recipe.quantization.scheme.choices=[]"], "choices: [] must be a list with at least one value"),
     (["study.recipe.pruning.sparsity.low=0.95"], "low 0.95 must be below high 0.9"),
     (["study.recipe.model=lenet6"], "the pytorch trainer has no 'lenet6'; choose from lenet5"),
-    (["study.constraints=[accuracy_drop<0.1]"], "must read like 'accuracy_drop <= 0.02'"),
+    (["study.constraints=[drop]"], "must read like 'accuracy_drop <= 0.02'"),
+    (["study.constraints=[accuracy_drop<0.1]"], "cannot be read; write KEY=VALUE, quoting text as in 'study.constr"),
     (["study.references.x={pruning:{granularity:block}}"], "'block' is outside the study's choices"),
     (["study.budget.trials=0"], "study.budget.trials: 0 is not valid; it should be greater than or equal to 1"),
     (["study.sampler.name=cmaes"], "study.sampler.name: 'cmaes' is not valid; it should be 'tpe', 'gp'"),
     (["executor.workers=many"], "executor.workers: 'many' is not valid"),
     (["device=gpu"], "device: 'gpu' is not valid; it should be 'auto', 'cpu' or 'cuda'"),
-    (["fresh"], "Error parsing override 'fresh'"),
-    (["study.seed=[1"], "study.seed"),
+    (["fresh"], "fresh: cannot be read; write KEY=VALUE"),
+    (["study.seed=[1"], "study.seed=[1: cannot be read"),
     (["--config-dir=/nowhere/at/all"], "--config-dir: /nowhere/at/all is not a folder"),
 ]
 
