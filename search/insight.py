@@ -60,7 +60,7 @@ def _explained(rows: pd.DataFrame, space: dict[str, BaseDistribution], objective
     for _, row in rows.iterrows():
         params = {name: row[name] for name in space}
         study.add_trial(optuna.create_trial(params=params, distributions=space, value=float(row[objective])))
-    evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
+    evaluator = optuna.importance.FanovaImportanceEvaluator(n_trees=32, seed=0)
     shares = optuna.importance.get_param_importances(study, evaluator=evaluator, params=list(space))
     return {name: float(share) for name, share in shares.items()}
 

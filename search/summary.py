@@ -112,8 +112,10 @@ def summarize(tracking: Tracking, sweep: str) -> Summary:
     usable = (trials["state"] == "complete") & trials["feasible"]
     judged = np.where(usable.to_numpy()[:, None], values, np.nan)
     reference = about["reference"] or _worst(judged, directions)
-    curve = trials[["number", "end_ms"]].copy() if len(trials) else pd.DataFrame({"number": [], "end_ms": []})
+    curve = pd.DataFrame({"number": trials["number"], "end_ms": trials.get("end_ms", pd.Series(dtype=float))})
     curve["hypervolume"] = pareto.hypervolume_curve(judged, directions, reference)
+    # A run that a killed driver left half logged has no end yet: its point follows when it is completed.
+    curve = curve.dropna()
     trials = _confirm(trials)
     if (trials["confirmed"] != "").any():
         member = (trials["confirmed"] == "front").to_numpy()

@@ -19,8 +19,9 @@ import pandas as pd
 from search.record import STATUSES, Outcome, TrialRecord, colour, flat, read_row
 from search.store import TrackingError, quiet, reaching, store_uri
 
-# Read when mlflow is imported: no usage reports, and an unreachable server is told in seconds, not minutes.
+# Read by mlflow: no usage reports, no address printed per trial, an unreachable server told in seconds, not minutes.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 

@@ -231,6 +231,25 @@ def test_a_sweep_without_trials_and_one_with_failures_only_are_reported(root: Pa
     assert "no such file" in (root / "reports/broken-001/report.html").read_text()
 
 
+class Killed(BaseException):
+    """What a kill -9 is to the process: nothing may catch it."""
+
+
+def test_a_half_logged_trial_does_not_stop_the_report(root: Path) -> None:
+    tracking = sweeps.sweep(root, "half", [record(0), record(1)])
+    with pytest.MonkeyPatch.context() as patched:
+
+        def die(*_: object, **__: object) -> None:
+            raise Killed
+
+        patched.setattr(MlflowClient, "set_terminated", die)
+        with pytest.raises(Killed):
+            tracking.log_trial("half-001", record(2))
+    summary = report.finish(root, Tracking(root, "half"), "half-001", "interrupted")
+    assert summary.counts()["trials"] == 3
+    assert summary.hypervolume["number"].tolist() == [0, 1]
+
+
 def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
     code = report.main(words)
     out, err = capsys.readouterr()

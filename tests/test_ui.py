@@ -17,10 +17,12 @@ from pathlib import Path
 import psutil
 import pytest
 import sweeps
+from mlflow.tracking import MlflowClient
 from sweeps import failed, record
 
-from search import report, ui
+from search import ui
 from search.record import colour
+from search.summary import summarize
 from search.tracking import Tracking
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -37,7 +39,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = sweeps.store(tmp_path_factory.mktemp("mlruns"))
     with pytest.MonkeyPatch.context() as patched:
         patched.delenv("MLFLOW_TRACKING_URI", raising=False)
-        report.finish(root, sweeps.sweep(root, "shown", RECORDS), "shown-001", "finished")
+        tracking = sweeps.sweep(root, "shown", RECORDS)
+        tracking.mark_front("shown-001", summarize(tracking, "shown-001").front["number"], len(RECORDS))
     return root
 
 
@@ -122,6 +125,25 @@ def test_the_server_is_lean_and_local_and_answers_when_it_says_so(page: tuple[st
     listening = {c.laddr.ip for s in servers for c in s.net_connections() if c.status == psutil.CONN_LISTEN}
     assert listening == {"127.0.0.1"}
     assert sum(s.memory_info().rss for s in servers) < 1.5e9
+
+
+def test_trials_are_logged_through_a_server(
+    page: tuple[str, psutil.Process],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", page[0].split("/#")[0])
+    (tmp_path / "model.onnx").write_bytes(b"a model file")
+    one = record(3, artifact=str(tmp_path / "model.onnx"))
+    tracking = sweeps.sweep(tmp_path / "unused", "remote", [one, failed(4, "out of memory")])
+    assert tracking.log_trial("remote-001", one) == tracking.trials("remote-001")["run_id"][0]
+    assert tracking.trials("remote-001")["state"].tolist() == ["complete", "failed"]
+    client = MlflowClient(tracking.uri)
+    run_id = tracking.trials("remote-001")["run_id"][0]
+    assert Path(client.download_artifacts(run_id, "model.onnx", str(tmp_path))).read_bytes() == b"a model file"
+    assert not (tmp_path / "unused").exists()
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
