@@ -190,5 +190,5 @@ def _fetch(name: str, scratch: Path, folder: Path | None, progress: Progress) ->
     tried = "\n".join(failures)
     raise DataError(
         f"{name}: no source gave the original data\n{tried}\n"
-        f"Put {', '.join(mnist.FILES)} into a folder and name it with data.folder=FOLDER, or connect to a network"
+        f"Put {', '.join(mnist.FILES)} into a folder and name it with study.data.folder=FOLDER, or connect to a network"
     )
