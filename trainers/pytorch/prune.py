@@ -181,7 +181,7 @@ def _due(pruning: Pruning, step: int, steps: int, updates: int) -> float | None:
     every = max(1, length // updates)
     if step == length:
         return 1.0
-    return step / length if step < length and step % every == 0 else None
+    return step / length if 0 < step < length and step % every == 0 else None
 
 
 def sparsity(weights: dict[str, torch.Tensor], dense: int | None = None) -> float:
