@@ -166,6 +166,10 @@ class Tracking:
         """
         with reaching(self.uri):
             runs = {run.data.tags["pare.trial"]: run for run in self._trial_runs(sweep)}
+            found = {str(point["number"]) for point in points}
+            for number, run in runs.items():
+                if run.data.tags.get("pare.confirmed") and number not in found:
+                    self._log(run.info.run_id, tags={"pare.confirmed": ""})  # of an earlier, smaller sweep
             for point in points:
                 run = runs[str(point["number"])]
                 now = run.info.end_time or 0
@@ -176,6 +180,7 @@ class Tracking:
                 ]
                 tags = {"pare.confirmed": "front" if point["on_front"] else "behind"}
                 self._log(run.info.run_id, metrics=figures, tags=tags)
+                self._client.log_artifact(run.info.run_id, point["chosen"], "confirmed")
             if points:
                 self._client.log_dict(self._needed(sweep).info.run_id, {"points": list(points)}, "confirmed.json")
 

@@ -1,0 +1,204 @@
+"""Take a point of the front away: `python -m search.pick study=mnist_prune "accuracy_drop<=0.005" by=latency_ms`."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+
+from runtimes.base import LAYOUTS
+from search import registry
+from search import summary as summaries
+from search.constraint import Constraint
+from search.record import METRICS, metric
+from search.store import TrackingError, store_uri
+from search.summary import Summary, said
+from trainers.data import MEAN, STD
+
+HELP = """\
+Copy a point of the front into a folder, with its recipe and a model card, and register it in MLflow.
+
+  python -m search.pick study=NAME [METRIC<=VALUE ...] [by=METRIC] [trial=NUMBER] [sweep=NAME] [out=FOLDER]
+                        [register=yes|no] [root=mlruns]
+
+  METRIC<=VALUE  only points that meet it, such as accuracy_drop<=0.005 (quote it for the shell)
+  by             of those the best in this metric; the front's knee if left out
+  trial          this trial, whether or not it is on the front
+  sweep          one of the study's sweeps; the newest if left out
+  out            the folder; ROOT/picked/STUDY if left out
+  register       yes: as models:/STUDY@picked in MLflow's model registry
+"""
+ALIAS = "picked"
+_KEYS = ("study", "sweep", "by", "trial", "out", "register", "root")
+
+
+class UsageError(ValueError):
+    """A command line that cannot be carried out; the message says what to write."""
+
+
+@dataclass
+class Asked:
+    """The command line, read."""
+
+    settings: dict[str, str]
+    limits: list[Constraint] = field(default_factory=list)
+
+
+def arguments(words: Sequence[str]) -> Asked:
+    """Raises UsageError for a word that is neither a setting nor a bound."""
+    asked = Asked({"root": "mlruns", "register": "yes"})
+    for word in words:
+        if "<=" in word or ">=" in word:
+            try:
+                asked.limits.append(Constraint.parse(word))
+            except ValueError as error:
+                raise UsageError(str(error)) from None
+            continue
+        key, equals, value = word.partition("=")
+        if key not in _KEYS or not equals or not value:
+            raise UsageError(
+                f"{word}: not understood; write METRIC<=VALUE or one of {', '.join(f'{k}=' for k in _KEYS)}"
+            )
+        asked.settings[key] = value
+    said_of = asked.settings
+    if "study" not in said_of:
+        raise UsageError("study: missing; write study=NAME, such as study=mnist_prune")
+    if said_of.get("by", "accuracy") not in METRICS:
+        raise UsageError(f"by: {said_of['by']!r} is not a metric; choose from {', '.join(METRICS)}")
+    if not said_of.get("trial", "0").isdigit():
+        raise UsageError(f"trial: {said_of['trial']!r} must be a number, as the report's last column shows it")
+    if said_of["register"] not in ("yes", "no"):
+        raise UsageError(f"register: {said_of['register']!r} is not valid; choose from yes, no")
+    return asked
+
+
+def choose(found: Summary, asked: Asked) -> pd.Series:
+    """The row to take; raises UsageError saying what is nearest when nothing meets the bounds."""
+    if "trial" in asked.settings:
+        rows = found.complete[found.complete["number"] == int(asked.settings["trial"])]
+        if rows.empty:
+            raise UsageError(f"trial: {asked.settings['trial']} is no measured trial of {found.sweep}")
+        return rows.iloc[0]
+    rows = found.front
+    if rows.empty:
+        raise UsageError(f"study: the front of {found.sweep} is empty; trial=NUMBER takes a trial all the same")
+    for limit in asked.limits:
+        kept = rows[[limit.violation(float(v)) <= 0 for v in rows[limit.metric]]]
+        if kept.empty:
+            missed = [limit.violation(float(v)) for v in rows[limit.metric]]
+            best = rows.iloc[missed.index(min(missed))]
+            raise UsageError(
+                f"{limit}: no point of the front meets it; nearest is trial {best['number']} ({best['words']}) "
+                f"with {limit.metric} {float(best[limit.metric]):.6g}"
+            )
+        rows = kept
+    by = asked.settings.get("by")
+    if by is None:
+        knee = rows[rows["knee"]]
+        by = found.objectives[-1]
+        if not knee.empty:
+            return knee.iloc[0]
+    return rows.sort_values(by, ascending=metric(by).direction == "minimize").iloc[0]
+
+
+def card(found: Summary, row: pd.Series, file: Path) -> str:
+    """The model card in Markdown: what it is, how it was made, what was measured where, with intervals."""
+    tags = found.about["tags"]
+    confirmed = bool(row.get("confirmed"))
+    shown = ["test_accuracy", "test_accuracy_drop", *METRICS]
+    figures = [f"| {metric(name).title} | {said(row, name)} |" for name in shown if pd.notna(row.get(name))]
+    place = {str(k).removeprefix("environment."): v for k, v in row.items() if str(k).startswith("environment.")}
+    versions = {str(k).removeprefix("version."): v for k, v in row.items() if str(k).startswith("version.")}
+    layout = LAYOUTS[file.suffix.lstrip(".")]
+    shape = "[N, 1, 28, 28]" if layout == "NCHW" else "[N, 28, 28, 1]"
+    meaning = (
+        "Means of fresh trainings with their 95 % intervals; latency beside the dense fp32 file in the same run."
+        if confirmed
+        else "As the search found them, on the validation split: optimistic, since the luckiest trials are chosen."
+    )
+    lines = [
+        f"# {found.study}: {row['words']}",
+        "",
+        f"`{file.name}` · trial {row['number']} of sweep {found.sweep}",
+        "",
+        "## Use",
+        "",
+        f"Input: float32 {shape}, grey pixels as (x / 255 - {MEAN}) / {STD}. Output: float32 [N, 10] logits.",
+        "",
+        "## Figures",
+        "",
+        meaning,
+        "",
+        "| | |",
+        "| --- | --- |",
+        *figures,
+        "",
+        "## How it was made",
+        "",
+        "`recipe.json` is the whole recipe. Data digest " + f"`{row.get('data_digest', '')}`, code "
+        f"`{tags.get('pare.git_commit', '') or 'unknown'}`.",
+        "",
+        *(f"- {name} {version}" for name, version in sorted(versions.items()) if pd.notna(version)),
+        "",
+        "## Measured on",
+        "",
+        *(f"- {name}: {value}" for name, value in sorted(place.items()) if pd.notna(value) and value != ""),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def pick(asked: Asked) -> str:
+    """Carry out the command; returns what to tell the user."""
+    settings = asked.settings
+    root = Path(settings["root"])
+    found = summaries.read(root, settings["study"], settings.get("sweep"))
+    row = choose(found, asked)
+    out = Path(settings.get("out") or root / "picked" / found.study)
+    out.mkdir(parents=True, exist_ok=True)
+    for old in out.glob("model.*"):
+        old.unlink()
+    with tempfile.TemporaryDirectory() as scratch:
+        source, recipe = registry.fetch(store_uri(root), str(row["run_id"]), Path(scratch))
+        file = out / source.name
+        shutil.copyfile(source, file)
+    (out / "recipe.json").write_text(json.dumps(recipe, indent=2) + "\n")
+    (out / "MODEL_CARD.md").write_text(card(found, row, file))
+    lines = [f"picked trial {row['number']}: {row['words']}", f"  {_figures(row)}", f"Folder   {out}"]
+    if settings["register"] == "yes":
+        about = {"layout": LAYOUTS[file.suffix.lstrip(".")], "mean": MEAN, "std": STD, "shape": [28, 28]}
+        note = (out / "MODEL_CARD.md").read_text()
+        version = registry.register(store_uri(root), found.study, str(row["run_id"]), file, about, note, ALIAS)
+        lines.append(f"MLflow   models:/{found.study}@{ALIAS} (version {version})")
+    return "\n".join(lines)
+
+
+def _figures(row: pd.Series) -> str:
+    names = [n for n in ("test_accuracy", "accuracy", "latency_ms", "size_bytes") if pd.notna(row.get(n))]
+    return ", ".join(f"{metric(name).title.lower()} {said(row, name)}" for name in names)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line: 0, 2 for a mistake in it, 1 for a record that cannot be read or a folder not written."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or set(words) & {"-h", "--help"}:
+        print(HELP, end="")
+        return 0 if words else 2
+    try:
+        print(pick(arguments(words)))
+    except UsageError as error:
+        print(f"search.pick: {error}\nSee python -m search.pick --help", file=sys.stderr)
+        return 2
+    except (TrackingError, OSError) as error:
+        print(f"search.pick: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
