@@ -1,0 +1,147 @@
+"""The PyTorch trainer as a whole: a recipe against its steps by hand, formats, refusals, threads."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import safetensors.torch
+import torch
+from onnx import numpy_helper
+
+from trainers.base import Dense, DenseSpec, Distillation, FineTuning, Job, Pruning, Quantization, Recipe, RecipeError
+from trainers.data import DataSet, load, normalized
+from trainers.pytorch import export, models, prune, quantize, train
+from trainers.pytorch.distill import TrainingLoss
+from trainers.pytorch.trainer import QAT_RATE, Trainer
+
+ROOT = Path(__file__).parents[1]
+SPEC = DenseSpec("pytorch", "lenet300", epochs=2, learning_rate=2e-3, batch_size=50, seed=3)
+EVERYTHING = Recipe(
+    "lenet300",
+    pruning=Pruning("unstructured", 0.8, "one_shot"),
+    quantization=Quantization("qat_int8"),
+    distillation=Distillation("soft", 2.0, 0.5),
+    finetuning=FineTuning(epochs=1, qat_epochs=1, learning_rate=2e-3, batch_size=50),
+    seed=7,
+)
+
+
+@pytest.fixture(scope="module")
+def data(fetched: Path) -> DataSet:
+    return load("mnist", fetched, train_size=1500, validation_size=300)
+
+
+def job(data: DataSet, folder: Path, **more: object) -> Job:
+    folder.mkdir(parents=True, exist_ok=True)
+    return replace(Job(data, folder, "onnx", device="cpu", threads=1), **more)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def dense(data: DataSet, tmp_path_factory: pytest.TempPathFactory) -> Dense:
+    return Trainer().dense(SPEC, job(data, tmp_path_factory.mktemp("dense")))
+
+
+def test_the_dense_model_comes_out_the_same_twice(data: DataSet, dense: Dense, tmp_path: Path) -> None:
+    Trainer().dense(SPEC, job(data, tmp_path))
+    names = {"weights.safetensors", "logits.npy", "record.json"}
+    assert {file.name for file in tmp_path.iterdir()} == names
+    assert all((tmp_path / name).read_bytes() == (dense.folder / name).read_bytes() for name in names)
+
+
+def test_the_logits_are_what_the_saved_weights_say(data: DataSet, dense: Dense) -> None:
+    model = models.build("lenet300").eval()
+    model.load_state_dict(safetensors.torch.load_file(dense.folder / "weights.safetensors"))
+    with torch.no_grad():
+        said = model(torch.from_numpy(normalized(data.train.images, "NCHW"))).numpy()
+    np.testing.assert_allclose(said, dense.logits, atol=1e-4, rtol=1e-4)
+
+
+def test_a_recipe_is_its_steps_by_hand(data: DataSet, dense: Dense, tmp_path: Path) -> None:
+    made = Trainer().compress(EVERYTHING, dense, dense.logits, job(data, tmp_path))
+
+    task, tuning = job(data, tmp_path / "by_hand"), EVERYTHING.finetuning
+    resident = train.resident(data, torch.device("cpu"))
+    loss_of = TrainingLoss(resident.labels, EVERYTHING.distillation, torch.from_numpy(dense.logits))
+    model = models.build("lenet300")
+    model.load_state_dict(safetensors.torch.load_file(dense.folder / "weights.safetensors"))
+    weights = {f"{name}.weight": layer.weight for name, layer in models.prunable(model).items()}
+    held = prune.HeldMasks(model, prune.magnitude_masks(weights, 0.8))
+    held.after_step()
+    plan = train.Plan("fine-tune", 1, tuning.learning_rate, tuning.batch_size, EVERYTHING.seed)
+    train.fit(model.train(), resident, plan, task, loss_of, held)
+    prepared = quantize.prepare(model.eval(), resident.images[:1000])
+    quantize.unfreeze(prepared)
+    plan = replace(plan, stage="qat", learning_rate=QAT_RATE * tuning.learning_rate)
+    masks = dict(zip(weights, held.masks, strict=True))
+    train.fit(prepared, resident, plan, task, loss_of, prune.HeldMasks(prepared, masks))
+    quantize.freeze(prepared, resident.images[:1000])
+    labels = train.predict(prepared, resident.validation_images).argmax(1).numpy()
+    export.export(quantize.convert(prepared), resident.images[:2], task.folder / "model.onnx", {})
+
+    assert np.array_equal(made.labels, labels)
+    described = export._described(onnx.load(made.file), {})
+    assert described.SerializeToString() == (task.folder / "model.onnx").read_bytes()
+    assert made.sparsity == pytest.approx(0.8, abs=0.005)
+    assert made.pruned == pytest.approx(0.8, abs=1e-5)
+    assert set(made.stages) == {"fine-tune", "quantize", "qat", "predict", "export"}
+
+
+def test_the_file_tells_its_recipe(data: DataSet, dense: Dense, tmp_path: Path) -> None:
+    recipe = Recipe("lenet300", quantization=Quantization("static_int8"))
+    made = Trainer().compress(recipe, dense, None, job(data, tmp_path))
+    about = {prop.key: prop.value for prop in onnx.load(made.file).metadata_props}
+    assert Recipe.from_dict(json.loads(about["recipe"])) == recipe
+    assert json.loads(about["versions"])["torch"] == str(torch.__version__)
+    assert about["data"] == data.digest
+
+
+@pytest.mark.parametrize("scheme", ["none", "static_int8"])
+def test_pt2_holds_the_same_network(data: DataSet, dense: Dense, tmp_path: Path, scheme: str) -> None:
+    recipe = Recipe("lenet300", quantization=Quantization(scheme))
+    made = Trainer().compress(recipe, dense, None, job(data, tmp_path, format="pt2"))
+    assert made.file == tmp_path / "model.pt2"
+    program = torch.export.load(made.file).module()
+    with torch.no_grad():
+        said = program(torch.from_numpy(normalized(data.validation.images, "NCHW"))).argmax(1).numpy()
+    assert np.mean(said == made.labels) >= 0.99
+
+
+def test_what_a_format_cannot_hold_is_refused(data: DataSet, dense: Dense, tmp_path: Path) -> None:
+    recipe = Recipe("lenet300", quantization=Quantization("dynamic_int8"))
+    with pytest.raises(RecipeError, match=r"dynamic_int8 is ONNX Runtime's own; choose another, or the format onnx"):
+        Trainer().compress(recipe, dense, None, job(data, tmp_path, format="pt2"))
+    with pytest.raises(RecipeError, match=r"job\.format: .* has no 'tflite'; choose from onnx, pt2"):
+        Trainer().compress(recipe, dense, None, job(data, tmp_path, format="tflite"))
+
+
+def test_a_four_bit_network_has_sixteen_levels_and_its_zeros(data: DataSet, dense: Dense, tmp_path: Path) -> None:
+    recipe = replace(EVERYTHING, quantization=Quantization("qat_int4"))
+    made = Trainer().compress(recipe, dense, dense.logits, job(data, tmp_path))
+    stored = [numpy_helper.to_array(i) for i in onnx.load(made.file).graph.initializer]
+    weights = [array for array in stored if array.ndim == 2]
+    assert [array.dtype.name for array in weights] == ["int8"] * 3
+    assert all(len(np.unique(array)) <= 15 for array in weights)
+    assert made.pruned == pytest.approx(0.8, abs=1e-5)
+    zeros = sum(int((array == 0).sum()) for array in weights) / sum(array.size for array in weights)
+    assert made.sparsity == pytest.approx(zeros)
+    assert zeros >= 0.8 - 1e-5
+
+
+def test_training_stays_on_the_threads_of_the_job(data: DataSet, dense: Dense, tmp_path: Path) -> None:
+    Trainer().compress(Recipe("lenet300"), dense, None, job(data, tmp_path, threads=2))
+    assert torch.get_num_threads() == 2
+    Trainer().compress(Recipe("lenet300"), dense, None, job(data, tmp_path, threads=1))
+    assert torch.get_num_threads() == 1
+
+
+def test_what_the_trainer_can_do_is_told_without_torch() -> None:
+    code = "import sys, trainers.pytorch; print('torch' in sys.modules, trainers.pytorch.CAPABILITIES.models)"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert said.stdout.strip() == f"False {tuple(models.MODELS)}"
