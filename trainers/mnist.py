@@ -26,7 +26,7 @@ STEMS = {"train": "train", "test": "t10k"}
 FILES = tuple(f"{stem}-{what}-ubyte.gz" for stem in STEMS.values() for what in ("images-idx3", "labels-idx1"))
 # sha256 over the images' bytes followed by the labels', of the original files. Computed from the wheel's arrays
 # after these, written as IDX and compressed by `gzip -6` under the originals' names and times, had given the
-# four published md5 sums of the original .gz files; tests/test_data.py does the same again.
+# four published md5 sums of the original .gz files; tests/test_mnist.py does the same again.
 DIGESTS = {
     "train": "edc0d1098aa497be14ace79ddd5171e5a3dcf9c4d196c015389203eb3ba1f59b",
     "test": "c3f9adf9c66efb572b1f9326c3a511b45910c7173b97be66ceceeeeaef6b802b",
