@@ -159,7 +159,7 @@ def test_the_dense_model_has_learned_and_its_logits_say_so(dense: Dense, fetched
     assert dense.parameters == 266_610
     assert dense.logits.dtype == np.float32
     assert dense.logits.shape == (len(train), 10)
-    assert np.mean(dense.logits.argmax(1) == train.labels) > 0.95
+    assert np.mean(dense.logits.argmax(1) == train.labels) > 0.9
 
 
 def test_the_dense_model_is_found_again(trainer: str, dense: Dense) -> None:

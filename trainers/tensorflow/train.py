@@ -1,7 +1,7 @@
 """Training a Keras model: plain, pruned, clustered or fake-quantized, with or without a teacher.
 
 One compiled function takes several batches per call from arrays that stay where the model is. `fit` with the
-same arrays spends its time between batches, and takes no loss of teacher logits without a second model around.
+same arrays spends its time between batches, and has no place for teacher logits but a second model.
 """
 
 from __future__ import annotations
@@ -89,18 +89,19 @@ def cosine(steps: int, peak: float) -> np.ndarray:
     return (peak * np.where(step < warm_up, (step + 1) / warm_up, falling)).astype(np.float32)
 
 
-def predict(model: tf_keras.Model, images: np.ndarray) -> np.ndarray:
+def predict(model: tf_keras.Model, images: np.ndarray, job: Job) -> np.ndarray:
     """uint8 [N, 28, 28] -> logits float32 [N, 10] of the model as it is in use, in full precision."""
-    parts = [
-        model(normalized(images[start : start + PREDICT_ROWS], "NHWC"), training=False).numpy()
-        for start in range(0, len(images), PREDICT_ROWS)
-    ]
+    parts = []
+    for start in range(0, len(images), PREDICT_ROWS):
+        job.pause()
+        rows = normalized(images[start : start + PREDICT_ROWS], "NHWC")
+        parts.append(model(rows, training=False).numpy())
     return np.concatenate(parts)
 
 
 def accuracy(model: tf_keras.Model, job: Job) -> float:
     """Fraction of the validation split that the model labels rightly."""
-    labels = predict(model, job.data.validation.images).argmax(axis=1)
+    labels = predict(model, job.data.validation.images, job).argmax(axis=1)
     return float(np.mean(labels == job.data.validation.labels))
 
 
@@ -120,6 +121,7 @@ def _compiled(model: tf_keras.Model, plan: Plan, job: Job) -> Callable[[np.ndarr
     # The legacy optimizer updates each variable by one fused kernel.
     optimizer = tf_keras.optimizers.legacy.Adam(plan.learning_rate)
     variables = model.trainable_variables
+    optimizer._create_all_weights(variables)  # or the first call would trace `run` twice
     offset, scale = _affine()
 
     def run(order: tf.Tensor, rates: tf.Tensor) -> tf.Tensor:
@@ -132,7 +134,9 @@ def _compiled(model: tf_keras.Model, plan: Plan, job: Job) -> Callable[[np.ndarr
                     logits, tf.gather(labels, order[i]), tf.gather(teacher, order[i]), plan.distillation
                 )
             optimizer.learning_rate.assign(rates[i])
-            optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
+            gradients = zip(tape.gradient(loss, variables), variables, strict=True)
+            # Aggregation (over devices: there is one) registers a gradient for ever, and with it this whole graph.
+            optimizer.apply_gradients(gradients, experimental_aggregate_gradients=False)
             total += loss
         return total
 

@@ -76,7 +76,7 @@ class _Trial:
 
 
 class Trainer:
-    """See `trainers.base.Trainer`. One process serves many trials, all with the threads and device of its first."""
+    """See `trainers.base.Trainer`. One process serves many trials, all on one thread and on the device of the first."""
 
     def versions(self) -> dict[str, str]:
         """Package name -> version of what decides the result."""
@@ -89,7 +89,7 @@ class Trainer:
         model = models.build(spec.model)
         plan = Plan("dense", spec.epochs, spec.learning_rate, spec.batch_size, spec.seed, Distillation(), teacher=None)
         curve = train(model, plan, job)
-        logits = predict(model, job.data.train.images)
+        logits = predict(model, job.data.train.images, job)
         safetensors.numpy.save_file(models.weights_of(model), job.folder / WEIGHTS)
         np.save(job.folder / LOGITS, logits)
         parameters = models.parameters(model)
@@ -115,8 +115,10 @@ class Trainer:
         _prune(trial)
         _cluster(trial)
         _fake_quantize(trial)
+        with trial.stage("predict"):
+            labels = predict(trial.model, job.data.validation.images, job).argmax(axis=1)
         with trial.stage("export"):
-            labels = predict(trial.model, job.data.validation.images).argmax(axis=1)
+            job.pause()
             file = export(trial.model, recipe.quantization.scheme, job)
         kernels = _kernels(trial.model)
         return Compressed(
@@ -143,33 +145,27 @@ def _check(recipe: Recipe, dense: Dense, teacher: np.ndarray | None, job: Job) -
 
 def _start(job: Job, seed: int) -> None:
     """Forget the last trial and make what follows depend on the seed alone."""
-    _settle(job)
+    _settle(job.device)
     tf_keras.backend.clear_session()
     tf_keras.utils.set_random_seed(seed)
     tf.config.experimental.enable_op_determinism()
 
 
-def _settle(job: Job) -> None:
-    """Threads and device: TensorFlow takes them once per process; raises ValueError when another job asks otherwise."""
-    if job.device not in DEVICES:
-        raise RecipeError(f"device: {job.device!r} is not valid; choose from {', '.join(DEVICES)}")
-    if job.device == "cuda" and not tf.config.list_physical_devices("GPU"):
-        raise ValueError(
-            "device: TensorFlow finds no CUDA GPU here; choose auto or cpu, or install tensorflow[and-cuda]"
-        )
-    threading = tf.config.threading
-    settled = (threading.get_intra_op_parallelism_threads(), threading.get_inter_op_parallelism_threads())
-    try:
-        if settled != (job.threads, job.threads):
-            threading.set_intra_op_parallelism_threads(job.threads)
-            threading.set_inter_op_parallelism_threads(job.threads)
-        if job.device == "cpu" and tf.config.get_visible_devices("GPU"):
-            tf.config.set_visible_devices([], "GPU")
-    except RuntimeError:
-        raise ValueError(
-            f"threads: {job.threads} on {job.device!r}, but TensorFlow runs on {settled[0]} in this process, and "
-            "cannot change that; use a new worker process"
-        ) from None
+def _settle(device: str) -> None:
+    """One thread, and the device: TensorFlow takes both once per process; RecipeError for a device it cannot give.
+
+    One thread whatever the job allows: the number decides the order of sums, so a dense model or a file made on
+    two threads would not be the one made on one, and the same worker serves both kinds of job.
+    """
+    if device not in DEVICES:
+        raise RecipeError(f"device: {device!r} is not valid; choose from {', '.join(DEVICES)}")
+    if device == "cuda" and not tf.config.list_physical_devices("GPU"):
+        raise RecipeError("device: 'cuda' is asked for and TensorFlow finds no CUDA device; choose auto or cpu")
+    if tf.config.threading.get_intra_op_parallelism_threads() != 1:
+        tf.config.threading.set_intra_op_parallelism_threads(1)
+        tf.config.threading.set_inter_op_parallelism_threads(1)
+    if device == "cpu" and tf.config.get_visible_devices("GPU"):
+        tf.config.set_visible_devices([], "GPU")
 
 
 def _prune(trial: _Trial) -> None:
