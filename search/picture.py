@@ -78,11 +78,12 @@ def _panel(axes: Axes, summary: Summary, x: str, y: str) -> None:
             axes.scatter(at, up, s=30, color=drawn[0], marker=drawn[1], alpha=0.3, linewidth=0, zorder=1.5)
         else:
             axes.scatter(at, up, s=26, color=drawn[0], marker="x", alpha=0.45, linewidth=1, zorder=1.5)
-    for name, row in labels(summary):
+    for name, row, steps in labels(summary, x, y):
         at = (shown(row, x)[0], shown(row, y)[0])
         axes.scatter(*at, s=170, facecolor="none", edgecolor=INK, linewidth=0.9, zorder=4)
         left = near_right(summary, row, x)
-        side: dict[str, Any] = {"ha": "right" if left else "left", "xytext": (-16 if left else 16, -20)}
+        side: dict[str, Any] = {"ha": "right" if left else "left", "va": "center"}
+        side["xytext"] = (-18 if left else 18, -20 * steps)
         arrow = {"arrowstyle": "-", "color": GREY, "linewidth": 0.8, "shrinkA": 0, "shrinkB": 6}
         axes.annotate(name, at, **side, textcoords="offset points", fontsize=9, arrowprops=arrow, zorder=5)
     axes.set_xscale(scale(summary, x))

@@ -134,9 +134,9 @@ def front(summary: Summary, x: str, y: str) -> go.Figure:
             figure.add_trace(_points(kind, rows, x, y))
     for trace in legend(measured):
         figure.add_trace(trace)
-    for name, row in labels(summary):
+    for name, row, steps in labels(summary, x, y):
         figure.add_trace(_ring(row, x, y))
-        figure.add_annotation(text=name, **_place(summary, row, x, y))
+        figure.add_annotation(text=name, **_place(summary, row, x, y) | {"ay": 30 * steps})
     for axis, name in (("xaxis", x), ("yaxis", y)):
         ends = view(summary, name)
         if ends and scale(summary, name) == "log":
@@ -166,15 +166,13 @@ def _place(summary: Summary, row: pd.Series, x: str, y: str) -> dict[str, object
     at = [np.log10(v) if scale(summary, name) == "log" else v for v, name in zip(at, (x, y), strict=True)]
     left = near_right(summary, row, x)
     style = {"font": {"size": 12}, "bgcolor": "rgba(255,255,255,0.75)", "arrowcolor": GREY, "arrowwidth": 1}
-    place = {"ax": -22 if left else 22, "ay": 30, "xanchor": "right" if left else "left"}
+    place = {"ax": -22 if left else 22, "xanchor": "right" if left else "left"}
     return {"x": at[0], "y": at[1], "arrowhead": 0, "standoff": 9, **place, **style}
 
 
 def near_right(summary: Summary, row: pd.Series, x: str) -> bool:
     """Whether the point lies in the right quarter of the first view, where a label has no room to its right."""
-    low, high = view(summary, x) or (0.0, 1.0)
-    edge = low**0.25 * high**0.75 if scale(summary, x) == "log" else 0.25 * low + 0.75 * high
-    return bool(shown(row, x)[0] > edge)
+    return _fraction(summary, row, x) > 0.75
 
 
 def _points(kind: str, rows: pd.DataFrame, x: str, y: str) -> go.Scatter:
@@ -234,8 +232,31 @@ def _entry(name: str, marker: dict[str, object]) -> go.Scatter:
     return go.Scatter(x=[None], y=[None], mode="markers", name=name, marker=marker, hoverinfo="skip")
 
 
-def labels(summary: Summary) -> Iterator[tuple[str, pd.Series]]:
-    """(name, row) of the points that carry one: the references and the knee."""
+def labels(summary: Summary, x: str, y: str) -> list[tuple[str, pd.Series, int]]:
+    """(name, row, steps) of the points that carry a label: the references and the knee.
+
+    `steps` is how far below the point (above, if negative) the label stands so that it meets no other label.
+    """
+    placed: list[tuple[float, float]] = []
+    found = []
+    for name, row in _named(summary):
+        across, up = _fraction(summary, row, x), _fraction(summary, row, y)
+        near = [b for a, b in placed if abs(across - a) < 0.25]
+        free = (s for s in (1, -1, 2, -2) if all(abs(up - 0.08 * s - b) > 0.06 for b in near))
+        steps = next(free, 1)
+        placed.append((across, up - 0.08 * steps))
+        found.append((name, row, steps))
+    return found
+
+
+def _fraction(summary: Summary, row: pd.Series, name: str) -> float:
+    """Where the row's point lies along an axis: 0 at its beginning, 1 at its end."""
+    at = np.array([*(view(summary, name) or (0.0, 1.0)), shown(row, name)[0]])
+    low, high, value = np.log10(at) if scale(summary, name) == "log" else at
+    return float((value - low) / (high - low))
+
+
+def _named(summary: Summary) -> Iterator[tuple[str, pd.Series]]:
     knee = summary.knee
     for _, row in summary.complete[summary.complete["reference"] != ""].iterrows():
         is_knee = knee is not None and row["number"] == knee["number"]

@@ -149,7 +149,7 @@ class TrialRecord:
         }
         said |= {f"version.{name}": version for name, version in self.versions.items()}
         said |= {f"environment.{key}": str(value) for key, value in flat(self.environment)}
-        return {key: value for key, value in said.items() if value}
+        return {key: value[:8000] for key, value in said.items() if value}  # what MLflow takes
 
     def to_json(self) -> str:
         """One line of JSON; `from_json` gives an equal record."""
@@ -209,13 +209,13 @@ def flat(nested: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
 def read_row(
     title: str, tags: Mapping[str, str], metrics: Mapping[str, float], params: Mapping[str, str]
 ) -> dict[str, Any]:
-    """A recorded trial as one row of a table: number, state ("running" before it is complete), words, reason, feasible,
+    """A recorded trial as one row of a table: number, state, words, reason, feasible,
     on_front, reference, duplicate_of (-1 for none), confirmed (front, behind or nothing), data_digest,
     git_commit; before them metrics, params, `environment.*` and `version.*`.
     """
     row: dict[str, Any] = {
         "number": int(tags["pare.trial"]),
-        "state": tags.get("pare.state", "running"),
+        "state": tags["pare.state"],
         "words": tags.get("pare.words", title),
         "reason": tags.get("pare.reason", ""),
         "feasible": tags.get("pare.feasible") == "true",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,13 +125,12 @@ class Tracking:
         with reaching(self.uri):
             known = self._known(sweep)
             if record.number not in known:
-                run = self._client.create_run(
-                    self.experiment,
-                    start_time=record.start_ms,
-                    run_name=record.title,
-                    tags={"pare.kind": "trial", "pare.sweep": sweep, "pare.trial": str(record.number)},
-                )
-                known[record.number] = _Logged(run.info.run_id, str(record.params.get(_SCHEME)))
+                # Tags cost a query each when they are set later; the run is RUNNING until all is logged.
+                scheme = str(record.params.get(_SCHEME))
+                tags = {"pare.kind": "trial", "pare.sweep": sweep, "pare.trial": str(record.number)}
+                tags |= record.tags() | _front_tags(scheme, False)
+                run = self._client.create_run(self.experiment, record.start_ms, tags, record.title)
+                known[record.number] = _Logged(run.info.run_id, scheme)
             logged = known[record.number]
             if logged.end_ms is None:
                 self._complete(logged.run_id, record)
@@ -141,7 +141,7 @@ class Tracking:
         params = {key: str(value) for key, value in record.params.items()}
         figures = [Metric(name, value, record.end_ms, step) for name, value, step in record.figures()]
         figures.append(Metric("on_front", 0.0, record.end_ms, 0))
-        self._log(run_id, params, figures, record.tags() | _front_tags(str(record.params.get(_SCHEME)), False))
+        self._log(run_id, params, figures)
         self._client.log_dict(run_id, record.recipe, "recipe.json")
         if record.artifact is not None:
             self._client.log_artifact(run_id, record.artifact)
@@ -171,13 +171,15 @@ class Tracking:
                 if run.data.tags.get("pare.confirmed") and number not in found:
                     self._log(run.info.run_id, tags={"pare.confirmed": ""})  # of an earlier, smaller sweep
             for point in points:
-                run = runs[str(point["number"])]
-                now = run.info.end_time or 0
-                figures = [
-                    Metric(f"confirmed/{name}{end}", float(value), now, 0)
+                run, now = runs[str(point["number"])], int(time.time() * 1000)
+                named = {
+                    f"confirmed/{name}{end}": float(value)
                     for name, interval in point["metrics"].items()
                     for end, value in zip(("", "_low", "_high"), interval, strict=True)
-                ]
+                }
+                # Of two values at one step and time MLflow shows the larger; a new time makes the new one count.
+                known = run.data.metrics
+                figures = [Metric(name, value, now, 0) for name, value in named.items() if known.get(name) != value]
                 tags = {"pare.confirmed": "front" if point["on_front"] else "behind"}
                 self._log(run.info.run_id, metrics=figures, tags=tags)
                 self._client.log_artifact(run.info.run_id, point["chosen"], "confirmed")
@@ -193,6 +195,7 @@ class Tracking:
         rows = [
             {"run_id": run.info.run_id, "start_ms": run.info.start_time, "end_ms": run.info.end_time}
             | read_row(run.info.run_name, run.data.tags, run.data.metrics, run.data.params)
+            | ({"state": "running"} if run.info.status == "RUNNING" else {})
             for run in runs
         ]
         table = pd.DataFrame(rows).sort_values("number", ignore_index=True) if rows else pd.DataFrame({"number": []})

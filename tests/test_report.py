@@ -37,19 +37,23 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     report.finish(root, sweeps.sweep(root, "two", RECORDS), "two-001", "finished")
     objectives, reference = ("accuracy", "latency_ms", "size_bytes"), (0.98, 0.132, 1.76e6)
     tracking = sweeps.sweep(root, "confirmed", RECORDS, objectives, reference)
-    tracking.log_confirmed("confirmed-001", [_again(1, True), _again(3, True), _again(2, False)])
+    (root / "model.onnx").write_bytes(b"a model file")
+    for off in (0.0, 0.001):  # confirmed again after a resume: the later figures count, lower as they are
+        points = [_again(root, number, number != 2, off) for number in (1, 3, 2)]
+        tracking.log_confirmed("confirmed-001", points)
     report.finish(root, tracking, "confirmed-001", "finished")
     patched.undo()
     return root
 
 
-def _again(number: int, on_front: bool) -> dict[str, object]:
-    """What confirmation finds: 0.1 points less accuracy than the search, an interval around each figure."""
+def _again(root: Path, number: int, on_front: bool, off: float) -> dict[str, object]:
+    """What confirmation finds: `off` less accuracy than the search, an interval around each figure."""
     was = record(number).metrics
     means = {name: was[name] for name in ("latency_ms", "latency_ratio", "size_bytes", "size_ratio")}
-    means |= {"accuracy": was["accuracy"] - 0.001, "test_accuracy": was["accuracy"] - 0.002}
+    means |= {"accuracy": was["accuracy"] - off, "test_accuracy": was["accuracy"] - 2 * off}
     metrics = {name: (mean, 0.999 * mean, 1.001 * mean) for name, mean in means.items()}
-    return {"number": number, "metrics": metrics, "on_front": on_front}
+    chosen = str(root / "model.onnx")
+    return {"number": number, "metrics": metrics, "on_front": on_front, "chosen": chosen}
 
 
 @pytest.fixture(autouse=True)
@@ -183,6 +187,15 @@ def test_charts_hold_the_points_that_the_table_holds(root: Path) -> None:
     stairs = plots.staircase(read(root, "confirmed"), "size_bytes", "accuracy")
     assert stairs["size_bytes"].is_monotonic_increasing
     assert stairs["accuracy"].is_monotonic_increasing
+
+
+def test_labels_of_neighbours_stand_apart(root: Path) -> None:
+    records = [record(0, reference="dense"), record(4, reference="one")]
+    records.append(replace(record(4), number=1, reference="other"))
+    placed = plots.labels(_small(root, "labels", records), "latency_ms", "accuracy")
+    assert {name for name, _, _ in placed} >= {"one", "other"}
+    steps = {name: steps for name, _, steps in placed}
+    assert steps["one"] != steps["other"]
 
 
 def test_importances_find_what_decides(root: Path) -> None:
