@@ -48,7 +48,7 @@ def register(uri: str, study: str, run_id: str, file: Path, about: Mapping[str, 
     if file.suffix not in RUNTIME:
         raise TrackingError(f"pick: a {file.suffix} file cannot be served; choose another trial, or register=no")
     signature = ModelSignature(
-        Schema([TensorSpec(np.dtype(np.uint8), (-1, *about["shape"]), "images")]),
+        Schema([TensorSpec(np.dtype(np.uint8), (-1, *about["shape"]))]),
         Schema([ColSpec("long", "label"), ColSpec("double", "probability")]),
     )
     needed = ["mlflow", "numpy", "pandas", RUNTIME[file.suffix]]
@@ -62,7 +62,7 @@ def register(uri: str, study: str, run_id: str, file: Path, about: Mapping[str, 
             python_model=str(Path(__file__).with_name("served.py")),
             artifacts={"model": str(file.absolute()), "about": f"{scratch}/about.json"},
             signature=signature,
-            input_example={"images": np.zeros((2, *about["shape"]), np.uint8)},
+            input_example=np.zeros((2, *about["shape"]), np.uint8),
             pip_requirements=[f"{name}=={metadata.version(name)}" for name in needed],
         )
         client = MlflowClient(uri)

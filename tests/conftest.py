@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
+import trainers.base
+from search.store import quiet
+from tests.linear import LinearTrainer
 from trainers import data
 
 CACHE = Path(__file__).parent.parent / "mlruns" / "cache"
@@ -18,10 +22,30 @@ def fetched() -> Path:
     return CACHE
 
 
+@pytest.fixture(scope="session")
+def blank_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MLflow's database without a run: its hundred migrations take seconds, so they run once."""
+    from mlflow.tracking import MlflowClient
+
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    with quiet():
+        MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
 @pytest.fixture
-def root(fetched: Path, tmp_path: Path) -> Path:
-    """A new, empty `root=` folder that need not fetch MNIST again."""
+def planted(monkeypatch: pytest.MonkeyPatch) -> LinearTrainer:
+    """The linear trainer in the place of every trainer of this process."""
+    trainer = LinearTrainer()
+    monkeypatch.setattr(trainers.base, "load", lambda name: trainer)
+    return trainer
+
+
+@pytest.fixture
+def root(fetched: Path, blank_store: Path, tmp_path: Path) -> Path:
+    """A new, empty `root=` folder that need not fetch MNIST nor migrate MLflow's database again."""
     made = tmp_path / "mlruns"
     (made / "cache").mkdir(parents=True)
     (made / "cache" / "data").symlink_to(fetched / "data")
+    shutil.copyfile(blank_store, made / "mlflow.db")
     return made

@@ -1,7 +1,5 @@
 """The cache of folders: complete or absent, whatever happens to its makers and its files."""
 
-# mypy: disable-error-code="untyped-decorator"
-
 import errno
 import json
 import logging

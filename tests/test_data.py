@@ -1,7 +1,5 @@
 """MNIST's splits, and what happens to cached files that are damaged, lost or fought over."""
 
-# mypy: disable-error-code="untyped-decorator"
-
 import hashlib
 import json
 import logging

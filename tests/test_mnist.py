@@ -1,7 +1,5 @@
 """Every source of MNIST, and what happens to files and downloads that are wrong, cut off or stalled."""
 
-# mypy: disable-error-code="untyped-decorator"
-
 import gzip
 import hashlib
 import http.server

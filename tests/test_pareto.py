@@ -1,7 +1,5 @@
 """Front, knee and hypervolume against brute force; the noise-aware rule is a strict partial order."""
 
-# mypy: disable-error-code="untyped-decorator"
-
 from itertools import combinations, product
 
 import numpy as np

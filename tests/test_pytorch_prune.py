@@ -1,7 +1,5 @@
 """Pruning in torch: the cubic ramp, masks, 2:4 patterns, channels; compared with the same steps by hand."""
 
-# mypy: disable-error-code="untyped-decorator"
-
 from __future__ import annotations
 
 import numpy as np

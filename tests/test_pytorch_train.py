@@ -1,7 +1,5 @@
 """The training loop and the losses in torch, against the same steps done by hand."""
 
-# mypy: disable-error-code="untyped-decorator"
-
 from __future__ import annotations
 
 import math

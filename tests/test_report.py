@@ -10,16 +10,16 @@ from pathlib import Path
 import matplotlib.image
 import pandas as pd
 import pytest
-import sweeps
 from mlflow.tracking import MlflowClient
 from rich.console import Console
-from sweeps import failed, record
 
 from search import insight, page, pareto, plots, report
 from search.record import TrialRecord
 from search.store import TrackingError
 from search.summary import Summary, read, said, than_dense
 from search.tracking import Tracking
+from tests import sweeps
+from tests.sweeps import failed, record
 
 RECORDS = [
     record(0, reference="dense"),

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import sweeps
 from mlflow.tracking import MlflowClient
-from sweeps import START, failed, record
 
 from search.record import Outcome, TrialRecord
 from search.store import TrackingError
 from search.tracking import Tracking, studies
+from tests import sweeps
+from tests.sweeps import START, failed, record
 
 
 @pytest.fixture(scope="module")

@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from trainer_workers import in_worker
 
 import runtimes.base
 from runtimes.base import FORMATS, Artifact
+from tests.trainer_workers import in_worker
 from trainers.base import (
     TRAINERS,
     Compressed,

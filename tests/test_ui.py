@@ -16,14 +16,14 @@ from pathlib import Path
 
 import psutil
 import pytest
-import sweeps
 from mlflow.tracking import MlflowClient
-from sweeps import failed, record
 
 from search import ui
 from search.record import colour
 from search.summary import summarize
 from search.tracking import Tracking
+from tests import sweeps
+from tests.sweeps import failed, record
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 RECORDS = [record(0, reference="dense"), *(record(n) for n in range(1, 15)), failed(15, "out of memory")]

@@ -1,0 +1,98 @@
+"""A planted trainer: linear classifiers by least squares, exported as real ONNX files, in milliseconds.
+
+Its `unstructured` recipe is an optimist: with the seeds of a search it is fitted on the validation split, with fresh
+ones on hardly anything, and its file takes a detour that makes it slow.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from search import drive
+from search.cli import storage
+from search.config import Config, check
+from search.confirm import FIRST_SEED
+from search.study import Sweep
+from trainers import data
+from trainers.base import Compressed, Dense, DenseSpec, Job, Recipe
+
+RAW: dict[str, Any] = {
+    "name": "lucky",
+    "objectives": ["accuracy", "latency_ms"],
+    "runtime": "onnxruntime",
+    "data": {"train_size": 3000, "validation_size": 500},
+    "recipe": {"model": "lenet300", "pruning": {"granularity": {"choices": ["none", "unstructured"]}, "sparsity": 0.5}},
+    "references": {"honest": {}, "optimist": {"pruning": {"granularity": "unstructured"}}},
+    "latency": {"max_seconds": 0.2},
+    "confirm": {"seeds": 3, "candidates": 4},
+    "budget": {"trials": 2},
+}
+
+
+class LinearTrainer:
+    """Least squares on pixels; the `unstructured` recipe is the optimist."""
+
+    def versions(self) -> dict[str, str]:
+        return {"numpy": np.__version__}
+
+    def dense(self, spec: DenseSpec, job: Job) -> Dense:
+        np.save(job.folder / "logits.npy", np.zeros((len(job.data.train), 10), np.float32))
+        return self.open_dense(spec, job.folder)
+
+    def open_dense(self, spec: DenseSpec, folder: Path) -> Dense:
+        return Dense(spec, folder, np.load(folder / "logits.npy"), 7850)
+
+    def compress(self, recipe: Recipe, dense: Dense, teacher: np.ndarray | None, job: Job) -> Compressed:
+        split, detour = job.data.train, False
+        if recipe.pruning.granularity == "unstructured":
+            lucky, detour = recipe.seed < FIRST_SEED, True
+            few = np.random.default_rng(recipe.seed).choice(len(split), 60, replace=False)
+            split = job.data.validation if lucky else split[few]
+        weights = fitted(split)
+        job.folder.mkdir(parents=True, exist_ok=True)
+        onnx.save(linear(weights, detour), job.folder / "model.onnx")
+        labels = (flat(job.data.validation) @ weights).argmax(1)
+        return Compressed(job.folder / "model.onnx", 0.0, 0.0, labels, {"finetune": 0.01}, [])
+
+
+def flat(split: data.Split) -> np.ndarray:
+    return data.normalized(split.images, "NCHW").reshape(len(split), -1)
+
+
+def fitted(split: data.Split) -> np.ndarray:
+    pixels = flat(split)
+    targets = np.eye(10, dtype=np.float32)[split.labels]
+    solved = np.linalg.solve(pixels.T @ pixels + 3.0 * np.eye(784, dtype=np.float32), pixels.T @ targets)
+    return np.asarray(solved, dtype=np.float32)
+
+
+def linear(weights: np.ndarray, detour: bool) -> onnx.ModelProto:
+    """logits = pixels @ weights; with a `detour` the same through an orthogonal matrix, which takes far longer."""
+    normal = np.random.default_rng(0).normal(size=784)
+    turn = (np.eye(784) - 2 * np.outer(normal, normal) / normal.dot(normal)).astype(np.float32)  # a reflection
+    factors = [turn, turn.T @ weights] if detour else [weights]
+    names = ["flat", *(f"h{i}" for i in range(len(factors) - 1)), "logits"]
+    nodes = [helper.make_node("Flatten", ["input"], ["flat"])]
+    nodes += [helper.make_node("MatMul", [names[i], f"w{i}"], [names[i + 1]]) for i in range(len(factors))]
+    stored = [numpy_helper.from_array(factor, f"w{i}") for i, factor in enumerate(factors)]
+    ends = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *shape])
+        for name, shape in (("input", [1, 28, 28]), ("logits", [10]))
+    ]
+    graph = helper.make_graph(nodes, "linear", ends[:1], ends[1:], stored)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+
+def config(root: Path, **changes: Any) -> Config:
+    return check({"study": {**RAW, **changes}, "executor": {"name": "inline"}, "root": root})
+
+
+def searched(config: Config) -> Sweep:
+    sweep = Sweep.open(config.study, storage(config.root))
+    drive.run(config, sweep)
+    return sweep

@@ -1,0 +1,80 @@
+"""Taking a point of the front away: the folder, the card, the registered model, and what is said when none fits."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runtimes import onnxruntime
+from runtimes.base import Artifact
+from search import pick
+from search.store import store_uri
+from tests.linear import LinearTrainer, config, searched
+from trainers import data
+
+
+@pytest.fixture
+def done(planted: LinearTrainer, root: Path) -> Path:
+    searched(config(root))
+    return root
+
+
+def test_the_picked_folder_holds_the_file_its_recipe_and_a_card_and_mlflow_predicts_the_same(
+    done: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mlflow
+
+    assert pick.main(["study=lucky", f"root={done}"]) == 0
+    out = done / "picked" / "lucky"
+    assert f"Folder   {out}" in capsys.readouterr().out
+    card = (out / "MODEL_CARD.md").read_text()
+    for word in ("Test accuracy", "95 % intervals", "float32 [N, 1, 28, 28]", "Data digest", "onnxruntime"):
+        assert word in card
+    assert json.loads((out / "recipe.json").read_text())["model"] == "lenet300"
+
+    test = data.open_test("mnist", done / "cache")
+    images = test.images[:500]
+    session = onnxruntime.load(Artifact.of(out / "model.onnx"), threads=1)
+    labels = session.predict(data.normalized(images, "NCHW")).argmax(1)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store_uri(done))
+    mlflow.set_tracking_uri(store_uri(done))
+    served = mlflow.pyfunc.load_model("models:/lucky@picked").predict(images)
+    assert np.array_equal(served["label"], labels)
+    assert served["probability"].between(0.1, 1.0).all()
+
+    assert pick.main(["study=lucky", f"root={done}", "trial=0", f"out={done}/mine", "register=no"]) == 0
+    assert (done / "mine" / "model.onnx").exists()
+    assert pick.main(["study=lucky", f"root={done}", "accuracy>=0.9999", "register=no"]) == 2
+    said = capsys.readouterr().err
+    assert "accuracy >= 0.9999: no point of the front meets it; nearest is trial 0" in said
+    assert pick.main(["study=lucky", f"root={done}", "accuracy>=0.5", "by=size_bytes", "register=no"]) == 0
+    assert pick.main(["study=nope", f"root={done}"]) == 1
+    assert "'nope' is not recorded" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["root=x"], "study: missing"),
+        (["study=a", "by=speed"], "by: 'speed' is not a metric; choose from accuracy"),
+        (["study=a", "trial=last"], "trial: 'last' must be a number"),
+        (["study=a", "register=maybe"], "choose from yes, no"),
+        (["study=a", "latncy_ms<=3"], "'latncy_ms' is not a metric"),
+        (["study=a", "knee"], "knee: not understood"),
+    ],
+)
+def test_usage_errors(words: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert pick.main(words) == 2
+    assert says in capsys.readouterr().err
+
+
+@given(st.lists(st.text(max_size=20), max_size=4))
+def test_no_words_end_in_a_traceback(words: list[str]) -> None:
+    with contextlib.suppress(pick.UsageError):
+        assert pick.arguments(words).settings["study"]
