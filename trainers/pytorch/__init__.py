@@ -1,6 +1,12 @@
 """The PyTorch trainer. This module imports no torch: the driver reads the capabilities."""
 
+import logging
+
 from trainers.base import Capabilities
+
+# At import torchao says which GPU libraries a CPU build lacks, and torch what torchao registers: not our users' concern.
+for _name in ("torchao", "torch.utils._pytree"):
+    logging.getLogger(_name).setLevel(logging.ERROR)
 
 CAPABILITIES = Capabilities(
     models=("lenet5", "lenet300", "convnet"),

@@ -7,6 +7,7 @@ same arrays spends its time between batches, and has no place for teacher logits
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -61,12 +62,11 @@ def train(
     for callback in callbacks:
         callback.set_model(model)
         callback.on_train_begin()
-    curve = []
+    curve: list[dict[str, float]] = []
     done = 0
     for epoch in range(plan.epochs):
         losses = []
-        order = np.random.default_rng((plan.seed, epoch)).permutation(len(job.data.train)).astype(np.int32)
-        batches = order[: steps // plan.epochs * rows].reshape(-1, rows)
+        batches = _batches(len(job.data.train), rows, (plan.seed, epoch))
         for start in range(0, len(batches), BATCHES_PER_CALL):
             job.pause()
             chosen = batches[start : start + BATCHES_PER_CALL]
@@ -79,6 +79,12 @@ def train(
             callback.on_epoch_end(epoch)
         curve.append({"loss": float(np.mean(losses)), "accuracy": accuracy(model, job)})
     return curve
+
+
+def _batches(samples: int, rows: int, seed: tuple[int, int]) -> np.ndarray:
+    """int32 [batches, rows]: sample numbers in random order; what does not fill a batch is left out."""
+    order = np.random.default_rng(seed).permutation(samples).astype(np.int32)
+    return order[: samples // rows * rows].reshape(-1, rows)
 
 
 def cosine(steps: int, peak: float) -> np.ndarray:
@@ -164,6 +170,7 @@ def _bfloat16() -> Iterator[None]:
         tf.config.optimizer.set_experimental_options({"auto_mixed_precision_onednn_bfloat16": False})
 
 
+@functools.cache
 def _has_bfloat16() -> bool:
     flags = Path("/proc/cpuinfo")
     return flags.exists() and "avx512_bf16" in flags.read_text()
