@@ -4,7 +4,7 @@ import logging
 
 from trainers.base import Capabilities
 
-# At import torchao says which GPU libraries a CPU build lacks, and torch what torchao registers: not our users' concern.
+# At import torchao names the GPU libraries a CPU build lacks, and torch what torchao registers: no concern of users.
 for _name in ("torchao", "torch.utils._pytree"):
     logging.getLogger(_name).setLevel(logging.ERROR)
 
