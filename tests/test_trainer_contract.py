@@ -100,9 +100,8 @@ def carry_out(recipe: Recipe, dense: Dense, teacher: np.ndarray | None, cached: 
         scores = session.predict(normalized(watched.data.validation.images, artifact.layout))
         loaded: list[str] = [name for name in ("torch", "tensorflow") if name in sys.modules]
         kernels = stored_kernels(compressed.file)
-        return Result(
-            compressed, scores.argmax(1), scores, compressed.file.read_bytes(), kernels, len(pauses), progress, loaded
-        )
+        content = compressed.file.read_bytes()
+        return Result(compressed, scores.argmax(1), scores, content, kernels, len(pauses), progress, loaded)
 
 
 def stored_kernels(file: Path) -> list[np.ndarray]:
@@ -190,18 +189,14 @@ def test_a_recipe_gives_a_file_that_says_what_the_model_says(
 
 def test_the_dense_recipe_is_the_dense_model(carried_out: Any, recipe: Recipe, dense: Dense) -> None:
     result = carried_out(recipe)
-    assert result.pauses == 0 or result.compressed.curves == []
+    assert result.compressed.curves == []
     assert (result.compressed.sparsity, result.compressed.pruned) == (0.0, 0.0)
     assert sum(kernel.size for kernel in result.kernels) == 784 * 300 + 300 * 100 + 100 * 10
 
 
 @pytest.mark.parametrize(
     ("pruning", "sparsity"),
-    [
-        (SPARSE, 0.8),
-        (Pruning("unstructured", 0.9, "one_shot"), 0.9),
-        (Pruning("n_m"), 0.5),
-    ],
+    [(SPARSE, 0.8), (Pruning("unstructured", 0.9, "one_shot"), 0.9), (Pruning("n_m"), 0.5)],
 )
 def test_the_sparsity_is_reached_in_the_file(
     carried_out: Any, recipe: Recipe, fetched: Path, pruning: Pruning, sparsity: float

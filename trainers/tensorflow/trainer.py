@@ -20,12 +20,18 @@ import safetensors.numpy
 import tensorflow as tf
 import tensorflow_model_optimization as tfmot
 import tf_keras
+from tensorflow.python.framework.ops import gradient_registry
 
 from trainers import base
 from trainers.base import Compressed, Dense, DenseSpec, Distillation, Job, Recipe, RecipeError
 from trainers.tensorflow import models, prune, quantize
 from trainers.tensorflow.export import export
 from trainers.tensorflow.train import Plan, predict, train
+
+# TensorFlow takes the number of threads once per process, and it decides the order of sums: what two threads make
+# is not what one makes. A worker serves jobs that allow different numbers, so it is one for all, whatever they allow.
+tf.config.threading.set_intra_op_parallelism_threads(1)
+tf.config.threading.set_inter_op_parallelism_threads(1)
 
 WEIGHTS, LOGITS, RECORD = "weights.safetensors", "logits.npy", "record.json"
 DEVICES = ("auto", "cpu", "cuda")
@@ -147,23 +153,19 @@ def _start(job: Job, seed: int) -> None:
     """Forget the last trial and make what follows depend on the seed alone."""
     _settle(job.device)
     tf_keras.backend.clear_session()
+    # TensorFlow keeps every custom gradient for ever, and each of TF-MOT's clustering holds its whole graph.
+    for name in [name for name in gradient_registry.list() if name.startswith("CustomGradient-")]:
+        del gradient_registry._registry[name]
     tf_keras.utils.set_random_seed(seed)
     tf.config.experimental.enable_op_determinism()
 
 
 def _settle(device: str) -> None:
-    """One thread, and the device: TensorFlow takes both once per process; RecipeError for a device it cannot give.
-
-    One thread whatever the job allows: the number decides the order of sums, so a dense model or a file made on
-    two threads would not be the one made on one, and the same worker serves both kinds of job.
-    """
+    """Take the device, which TensorFlow does once per process; RecipeError for one that it cannot give."""
     if device not in DEVICES:
         raise RecipeError(f"device: {device!r} is not valid; choose from {', '.join(DEVICES)}")
     if device == "cuda" and not tf.config.list_physical_devices("GPU"):
         raise RecipeError("device: 'cuda' is asked for and TensorFlow finds no CUDA device; choose auto or cpu")
-    if tf.config.threading.get_intra_op_parallelism_threads() != 1:
-        tf.config.threading.set_intra_op_parallelism_threads(1)
-        tf.config.threading.set_inter_op_parallelism_threads(1)
     if device == "cpu" and tf.config.get_visible_devices("GPU"):
         tf.config.set_visible_devices([], "GPU")
 
