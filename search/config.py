@@ -133,13 +133,17 @@ class Study(Section):
 
 
 class Executor(Section):
-    """Where trials run. `workers: auto` is one per core; `trial_timeout` in seconds; workers are recycled."""
+    """Where trials run. `workers: auto` is one per core; `trial_timeout` in seconds; workers are recycled.
+
+    `python`: the interpreter of a trainer's workers, where it is not the driver's.
+    """
 
     name: Literal["local", "inline"] = "local"
     workers: Positive | Literal["auto"] = "auto"
     trial_timeout: Annotated[float, Field(gt=0)] = 1800
     trials_per_worker: Positive = 25
     retries: Annotated[int, Field(ge=0, le=10)] = 1
+    python: dict[Literal["pytorch", "tensorflow"], Path] = {}
 
 
 class Config(Section):

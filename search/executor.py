@@ -16,11 +16,13 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from pebble import ProcessExpired, ProcessPool
 
 from search import config
+from search.elsewhere import Child
 from search.faults import WorkerError
 
 Event = tuple[int, str, float]  # (key of the work, stage, fraction done)
@@ -144,7 +146,10 @@ class LocalExecutor:
                 failure.add_note(f"after {time.monotonic() - started:.0f} s in the last attempt")
                 outer.set_exception(failure)
 
-        inner = self._pool(trainer).schedule(_serve, args=[key, work, args], timeout=self._settings.trial_timeout)
+        python = next((path for name, path in self._settings.python.items() if name == trainer), None)
+        inner = self._pool(trainer).schedule(
+            _serve, args=[key, python, work, args], timeout=self._settings.trial_timeout
+        )
         inner.add_done_callback(finished)
 
     def _pool(self, trainer: str) -> ProcessPool:
@@ -208,8 +213,12 @@ def _follow(driver: int) -> None:
     os._exit(1)
 
 
-def _serve(key: int, work: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+_child: Child | None = None  # of this worker, where its trainer has an interpreter of its own
+
+
+def _serve(key: int, python: Path | None, work: Callable[..., Any], args: tuple[Any, ...]) -> Any:
     """In a worker: do one piece of work, passing on its progress at most five times a second."""
+    global _child
     last: list[Any] = ["", 0.0]
 
     def progress(stage: str, fraction: float) -> None:
@@ -218,7 +227,14 @@ def _serve(key: int, work: Callable[..., Any], args: tuple[Any, ...]) -> Any:
             last[:] = stage, now
             _report((key, stage, fraction))
 
-    return work(*args, progress)
+    if python is None:
+        return work(*args, progress)
+    _child = _child or Child(python)
+    try:
+        return _child.do(work, args, progress)
+    except WorkerError:
+        _child = None
+        raise
 
 
 def start(settings: config.Executor) -> Executor:

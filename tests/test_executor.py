@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 
@@ -115,3 +116,44 @@ def test_workers_end_when_the_driver_is_killed() -> None:
     driver.wait()
     _, alive = psutil.wait_procs([worker], timeout=10)
     assert not alive
+
+
+def where(progress: Progress) -> tuple[int, str, bool]:
+    progress("looking", 1.0)
+    return os.getpid(), sys.executable, "pebble" in sys.modules
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Another interpreter: a virtual environment of its own with what a worker needs, and nothing more."""
+    folder = tmp_path_factory.mktemp("other") / "venv"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
+    here = Path(np.__file__).parents[1]
+    there = folder / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
+    for name in here.iterdir():  # linked, not installed: no network, no minutes
+        if not name.name.startswith(("torch", "tensorflow", "mlflow", "optuna")):
+            (there / name.name).symlink_to(name)
+    return folder / "bin" / "python"
+
+
+def test_a_trainers_workers_may_have_an_interpreter_of_their_own(other: Path) -> None:
+    executor = LocalExecutor(Settings(workers=1, python={"tensorflow": other}))
+    try:
+        first, second = (executor.submit(i, "tensorflow", where).result(timeout=60) for i in range(2))
+        assert first == second  # the same process again: the framework is imported once
+        assert first[1] == str(other)
+        assert executor.submit(2, "pytorch", where).result(timeout=60)[1] == sys.executable
+        with pytest.raises(TrainingError, match="the loss is NaN"):
+            executor.submit(3, "tensorflow", fail).result(timeout=60)
+        assert executor.submit(4, "tensorflow", double, 4).result(timeout=60) == 8
+    finally:
+        executor.close()
+
+
+def test_an_interpreter_that_is_none_is_named(tmp_path: Path) -> None:
+    executor = LocalExecutor(Settings(workers=1, retries=0, python={"tensorflow": tmp_path / "nothing"}))
+    try:
+        with pytest.raises(WorkerError, match=r"executor.python: .*nothing cannot be run"):
+            executor.submit(0, "tensorflow", where).result(timeout=60)
+    finally:
+        executor.close()
