@@ -44,7 +44,8 @@ class Child:
 
     def do(self, work: Callable[..., Any], args: tuple[Any, ...], progress: Callable[[str, float], None]) -> Any:
         """Run `work(*args, progress)` there; raises what it raised, or WorkerError when the child ends."""
-        assert self._process.stdin and self._process.stdout
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
         try:
             _send(self._process.stdin, (work, args))
             while True:

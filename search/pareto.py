@@ -137,6 +137,19 @@ def displaces(low: np.ndarray, high: np.ndarray, directions: Sequence[str]) -> n
     return not_worse & surely_better & finite[:, None] & finite
 
 
+def beats(low: np.ndarray, high: np.ndarray, directions: Sequence[str]) -> np.ndarray:
+    """bool [n, n]: entry [a, b] says that a is surely better than b in one objective and surely worse in none.
+
+    For pairs only: sharper than `displaces` where intervals overlap, and for that not transitive, so that no front
+    can be drawn by it.
+    """
+    one, other = costs(low, directions), costs(high, directions)
+    good, bad = np.minimum(one, other), np.maximum(one, other)
+    surely_better = bad[:, None] < good
+    found: np.ndarray = surely_better.any(axis=2) & ~surely_better.any(axis=2).T
+    return found
+
+
 def noise_front(low: np.ndarray, high: np.ndarray, directions: Sequence[str]) -> np.ndarray:
     """bool [n]: the measured points that no other displaces; holds the front of the intervals' midpoints.
 

@@ -93,6 +93,6 @@ def config(root: Path, **changes: Any) -> Config:
 
 
 def searched(config: Config) -> Sweep:
-    sweep = Sweep.open(config.study, storage(config.root))
+    sweep = Sweep.open(config.study, storage(config.root), config.fresh)
     drive.run(config, sweep)
     return sweep

@@ -1,0 +1,44 @@
+"""Two sweeps of one study: what moved beyond noise, and what is said of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from search import compare
+from tests.linear import LinearTrainer, config, searched
+
+
+def test_two_sweeps_of_the_same_do_not_differ_and_a_worse_one_is_told(
+    planted: LinearTrainer, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    searched(config(root))
+    assert compare.main(["study=lucky", f"root={root}"]) == 2
+    assert "lucky has one sweep; make another with fresh=true" in capsys.readouterr().err
+    searched(config(root).model_copy(update={"fresh": True}))
+    assert compare.main(["study=lucky", f"root={root}"]) == 0
+    said = capsys.readouterr().out
+    assert "no difference beyond noise" in said
+    assert "lucky-001" in said
+    assert "lucky-002" in said
+    # 300 images instead of 3,000: a worse front on the same axes
+    changed = config(root, data={"train_size": 300, "validation_size": 500}).model_copy(update={"fresh": True})
+    searched(changed)
+    assert compare.main(["study=lucky", f"root={root}", "sweep=lucky-001", "sweep=lucky-003"]) == 0
+    said = capsys.readouterr().out
+    assert "worse beyond noise" in said
+    assert "- trial 0 of lucky-001, dense fp32" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["root=x"], "study: missing"),
+        (["study=a", "sweep=b"], "sweep: 1 given; name two"),
+        (["study=a", "swep=b"], "swep=b: not understood"),
+    ],
+)
+def test_usage_errors(words: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert compare.main(words) == 2
+    assert says in capsys.readouterr().err
