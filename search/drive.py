@@ -30,6 +30,7 @@ def run(config: Config, sweep: Sweep) -> None:
     if sweep.get("finished") == state:
         print(f"{sweep.name}: its {state[0]} trials are done. study.budget.trials=N goes on, fresh=true starts anew.")
         return
+    print(f"{sweep.name}: {state[0]} of {state[1]} trials done; everything is kept in {config.root}", flush=True)
     log = Log(config, sweep)
     display = Display(config.study.budget.trials, len(sweep.records()), config.study.objectives)
     workers = start(config.executor)

@@ -23,7 +23,12 @@ class Log:
         self._sweep = sweep
         self._tracking = Tracking(config.root, config.study.name)
         plain = config.study.model_dump(mode="json")
-        self._tracking.start_sweep(sweep.name, plain, {"pare.git_commit": git_commit()}, config.study.objectives)
+        self._tracking.start_sweep(
+            sweep.name,
+            plain,
+            {"pare.git_commit": git_commit(), "pare.description": config.study.description},
+            config.study.objectives,
+        )
         for record in sweep.records():
             self.trial(record)
 

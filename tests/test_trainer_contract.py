@@ -67,8 +67,6 @@ def subset(cached: Path) -> DataSet:
 
 
 # What runs in the trainer's process.
-
-
 @cache
 def in_use(trainer: str) -> Trainer:
     return load(trainer)
@@ -118,8 +116,6 @@ def stored_kernels(file: Path) -> list[np.ndarray]:
 
 
 # The tests.
-
-
 @pytest.fixture(scope="module", params=TRAINERS)
 def trainer(request: pytest.FixtureRequest) -> str:
     return str(request.param)
@@ -132,7 +128,7 @@ def dense(trainer: str, fetched: Path, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture(scope="module")
 def carried_out(trainer: str, dense: Dense, fetched: Path) -> Any:
-    """`carried_out(recipe, teacher)`, each recipe once unless `again`."""
+    """`carried_out(recipe, teacher)`: a Result; each recipe is carried out once unless `again`."""
     kept: dict[Any, Result] = {}
 
     def run(recipe: Recipe, teacher: np.ndarray | None = None, again: bool = False) -> Result:
@@ -231,8 +227,7 @@ def test_qat_keeps_the_zeros_in_the_file(carried_out: Any, recipe: Recipe) -> No
 
 def test_the_same_recipe_gives_the_same_file(carried_out: Any, recipe: Recipe) -> None:
     everything = replace(recipe, pruning=SPARSE, quantization=Quantization("qat_int8"))
-    first = carried_out(everything)
-    assert carried_out(everything, again=True).content == first.content
+    assert carried_out(everything, again=True).content == carried_out(everything).content
 
 
 def test_another_seed_gives_another_file(carried_out: Any, recipe: Recipe) -> None:
@@ -284,11 +279,10 @@ def test_training_asks_for_pauses_and_tells_its_progress(carried_out: Any, recip
     result = carried_out(replace(recipe, pruning=SPARSE, quantization=Quantization("qat_int8")))
     batches = 30 * (TUNING.epochs + TUNING.qat_epochs)
     assert result.pauses >= batches / 8
-    by_stage: dict[str, list[float]] = {}
-    for stage, fraction in result.progress:
-        by_stage.setdefault(stage, []).append(fraction)
-    assert len(by_stage) >= 2
-    for fractions in by_stage.values():
+    stages = {stage for stage, _ in result.progress}
+    assert len(stages) >= 2
+    for each in stages:
+        fractions = [fraction for stage, fraction in result.progress if stage == each]
         assert fractions == sorted(fractions)
         assert 0 <= fractions[0] <= fractions[-1] == 1.0
     assert [epoch["epoch"] for epoch in result.compressed.curves] == [1.0, 2.0, 3.0]
