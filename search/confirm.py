@@ -88,7 +88,6 @@ def candidates(records: Sequence[TrialRecord], objectives: Sequence[str], most: 
     extent = np.ptp(costs[on_front], axis=0)
     scaled = costs / np.where(extent > 0, extent, 1.0)
     behind = np.maximum(scaled[:, None] - scaled[on_front][None], 0.0).sum(axis=2).min(axis=1)
-    # Front points come first; of a front larger than `most` those spread along it are kept.
     first = _spread(np.flatnonzero(on_front), scaled, most)
     rest = [i for i in np.argsort(behind, kind="stable") if not on_front[i]]
     chosen = [*first, *rest][:most]
@@ -103,10 +102,17 @@ def _distinct(records: list[TrialRecord]) -> list[TrialRecord]:
 
 
 def _spread(members: np.ndarray, scaled: np.ndarray, most: int) -> list[int]:
-    ordered = members[np.argsort(scaled[members, 0], kind="stable")]
-    if len(ordered) <= most:
-        return [int(i) for i in ordered]
-    return [int(ordered[i]) for i in np.unique(np.linspace(0, len(ordered) - 1, most).round().astype(int))]
+    """`most` of the front's members: the best in each objective, the knee, then always the one farthest from those."""
+    points = scaled[members]
+    chosen = list(dict.fromkeys(int(i) for i in points.argmin(axis=0)))
+    knee = pareto.knee(points, ["minimize"] * points.shape[1])
+    if knee is not None and knee not in chosen:
+        chosen.append(knee)
+    while len(chosen) < min(most, len(points)):
+        away = np.linalg.norm(points[:, None] - points[chosen][None], axis=2).min(axis=1)
+        away[chosen] = -1.0
+        chosen.append(int(away.argmax()))
+    return [int(members[i]) for i in chosen[:most]]
 
 
 def reseeded(record: TrialRecord, repeat: int) -> Recipe:

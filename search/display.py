@@ -51,8 +51,14 @@ class Display:
         """A worker begins `what`."""
         self._working[key] = (what, "starting", 0.0)
 
-    def progress(self, key: int, stage: str, fraction: float) -> None:
-        """The work is at `fraction` of `stage`. Without a terminal a line is printed now and then."""
+    def progress(self, key: int | None, stage: str, fraction: float) -> None:
+        """The work is at `fraction` of `stage`; without a key `stage` is a warning, which stays.
+
+        Without a terminal a line is printed now and then.
+        """
+        if key is None:
+            self.console.print(f"  {stage}", soft_wrap=True, markup=False)
+            return
         if key not in self._working:
             return
         what = self._working[key][0]

@@ -33,7 +33,7 @@ def run(config: Config, sweep: Sweep) -> None:
     print(f"{sweep.name}: {state[0]} of {state[1]} trials done; everything is kept in {config.root}", flush=True)
     log = Log(config, sweep)
     display = Display(config.study.budget.trials, len(sweep.records()), config.study.objectives)
-    workers = start(config.executor)
+    workers = start(config.executor, config.root / "logs" / f"{sweep.name}.log")
     driver = Driver(config, sweep, workers, display, log.trial)
     status, confirmed = "failed", list[Confirmed]()
     try:

@@ -7,6 +7,7 @@ piece of work, which is tried again as often as the configuration says; after th
 from __future__ import annotations
 
 import contextlib
+import logging
 import multiprocessing
 import os
 import queue
@@ -25,7 +26,7 @@ from search import config
 from search.elsewhere import Child
 from search.faults import WorkerError
 
-Event = tuple[int, str, float]  # (key of the work, stage, fraction done)
+Event = tuple[int | None, str, float]  # (key of the work, stage, fraction done); without a key a warning
 
 
 class Executor(Protocol):
@@ -102,13 +103,16 @@ class InlineExecutor:
 class LocalExecutor:
     """Worker processes on this host, one pool per trainer because no process may import two frameworks.
 
+    What frameworks print goes to the file `output`; our own warnings reach the driver as events.
+
     Trials run one-threaded side by side, which beats one many-threaded trial. Workers are recycled after
     `trials_per_worker` pieces of work, since TensorFlow leaks some 30 MB per model.
     """
 
-    def __init__(self, settings: config.Executor):
+    def __init__(self, settings: config.Executor, output: Path | None = None):
         self.slots = cores() if settings.workers == "auto" else settings.workers
         self._settings = settings
+        self._output = output
         self._context = multiprocessing.get_context("spawn")
         self._events: Any = self._context.Queue()
         self._pools: dict[str, ProcessPool] = {}
@@ -158,7 +162,7 @@ class LocalExecutor:
                 max_workers=self.slots,
                 max_tasks=self._settings.trials_per_worker,
                 initializer=_start_worker,
-                initargs=[self._events, os.getpid()],
+                initargs=[self._events, os.getpid(), self._output],
                 context=self._context,
             )
         return self._pools[trainer]
@@ -197,13 +201,26 @@ def _last_words(error: ProcessExpired) -> str:
 _report: Callable[[Event], None] = lambda event: None  # noqa: E731 — replaced when a worker starts
 
 
-def _start_worker(events: Any, driver: int) -> None:
+class _Forward(logging.Handler):
+    """Sends a worker's warnings to the driver."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        _report((None, f"{record.levelname.lower()}: {record.getMessage()}", 0.0))
+
+
+def _start_worker(events: Any, driver: int, output: Path | None) -> None:
     """In a new worker: leave Ctrl-C to the driver, end when the driver is gone, one thread per numeric library."""
     global _report
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(name, "1")
     _report = events.put
+    for room in ("trainers", "runtimes", "search"):
+        logging.getLogger(room).addHandler(_Forward(logging.WARNING))
+    if output is not None:
+        file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        os.dup2(file, 1)
+        os.dup2(file, 2)
     threading.Thread(target=_follow, args=(driver,), daemon=True).start()
 
 
@@ -237,6 +254,9 @@ def _serve(key: int, python: Path | None, work: Callable[..., Any], args: tuple[
         raise
 
 
-def start(settings: config.Executor) -> Executor:
-    """The executor that the configuration names."""
-    return InlineExecutor() if settings.name == "inline" else LocalExecutor(settings)
+def start(settings: config.Executor, output: Path) -> Executor:
+    """The executor that the configuration names; `output`: file for what frameworks print."""
+    if settings.name == "inline":
+        return InlineExecutor()
+    output.parent.mkdir(parents=True, exist_ok=True)
+    return LocalExecutor(settings, output)

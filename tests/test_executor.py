@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
@@ -45,6 +46,11 @@ def die_once(log: Path, progress: Progress) -> str:
 
 def hang(progress: Progress) -> None:
     time.sleep(60)
+
+
+def talk(progress: Progress) -> None:
+    print("a framework prints", flush=True)
+    logging.getLogger("trainers.cache").warning("the cache is %s", "broken")
 
 
 def fail(progress: Progress) -> None:
@@ -92,8 +98,23 @@ def test_a_reason_of_its_own_is_not_tried_again(local: LocalExecutor) -> None:
         local.submit(0, "pytorch", fail).result(timeout=30)
 
 
-def test_inline_runs_here() -> None:
-    executor = start(Settings(name="inline"))
+def test_warnings_reach_the_driver_and_prints_the_file(tmp_path: Path) -> None:
+    executor = start(Settings(workers=1), tmp_path / "logs" / "output")
+    try:
+        executor.submit(0, "pytorch", talk).result(timeout=60)
+        deadline = time.monotonic() + 10
+        found = executor.events()
+        while not found and time.monotonic() < deadline:
+            time.sleep(0.05)
+            found += executor.events()
+        assert found == [(None, "warning: the cache is broken", 0.0)]
+        assert "a framework prints" in (tmp_path / "logs" / "output").read_text()
+    finally:
+        executor.close()
+
+
+def test_inline_runs_here(tmp_path: Path) -> None:
+    executor = start(Settings(name="inline"), tmp_path / "log")
     assert isinstance(executor, InlineExecutor)
     assert executor.submit(0, "pytorch", pid).result() == os.getpid()
     with pytest.raises(TrainingError):
