@@ -15,8 +15,8 @@ from rich.table import Table
 from search import pareto
 from search import summary as summaries
 from search.record import metric
-from search.store import TrackingError
 from search.summary import Summary, interval, said
+from search.words import UsageError, command, needs_study, settings
 
 HELP = """\
 Compare the fronts of two sweeps of a study.
@@ -29,10 +29,6 @@ A part of the front has moved only where the intervals say so: a point beats ano
 the better side in one objective and wholly on the worse side in none. Latencies are compared as ratios to each sweep's
 own dense baseline. Ends with exit code 0, also when the newer is worse.
 """
-
-
-class UsageError(ValueError):
-    """A command line that cannot be carried out; the message says what to write."""
 
 
 @dataclass(frozen=True)
@@ -126,48 +122,31 @@ def moved(found: Comparison) -> list[str]:
 
 def arguments(words: Sequence[str]) -> tuple[str, list[str], Path]:
     """(study, sweeps, root); raises UsageError."""
-    study, sweeps, root = "", list[str](), Path("mlruns")
-    for word in words:
-        key, _, value = word.partition("=")
-        if key not in ("study", "sweep", "root") or not value:
-            raise UsageError(f"{word}: not understood; write study=NAME, sweep=NAME twice, or root=FOLDER")
-        if key == "study":
-            study = value
-        elif key == "root":
-            root = Path(value)
-        else:
-            sweeps.append(value)
-    if not study:
-        raise UsageError("study: missing; write study=NAME, such as study=mnist_prune")
+    sweeps = [word.partition("=")[2] for word in words if word.startswith("sweep=")]
+    asked = settings(words, {"study": "", "sweep": "", "root": "mlruns"})
+    needs_study(asked)
     if len(sweeps) not in (0, 2):
         raise UsageError(f"sweep: {len(sweeps)} given; name two, the older first, or none for the last two")
-    return study, sweeps, root
+    return asked["study"], sweeps, Path(asked["root"])
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command line: 0, 2 for a mistake in it, 1 for a record that cannot be read."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    if not words or set(words) & {"-h", "--help"}:
-        print(HELP, end="")
-        return 0 if words else 2
-    try:
-        study, sweeps, root = arguments(words)
-        if not sweeps:
-            sweeps = summaries.existing(root, study).sweeps()[-2:]
-            if len(sweeps) < 2:
-                raise UsageError(f"study: {study} has one sweep; make another with fresh=true")
-        found = compare(*(summaries.read(root, study, sweep) for sweep in sweeps))
-    except UsageError as error:
-        print(f"search.compare: {error}\nSee python -m search.compare --help", file=sys.stderr)
-        return 2
-    except (TrackingError, OSError) as error:
-        print(f"search.compare: {error}", file=sys.stderr)
-        return 1
+def _carry_out(words: list[str]) -> int:
+    study, sweeps, root = arguments(words)
+    if not sweeps:
+        sweeps = summaries.existing(root, study).sweeps()[-2:]
+        if len(sweeps) < 2:
+            raise UsageError(f"study: {study} has one sweep; make another with fresh=true")
+    found = compare(*(summaries.read(root, study, sweep) for sweep in sweeps))
     console = Console(highlight=False)
     console.print(table(found))
     for line in moved(found):
         console.print(line, soft_wrap=True, markup=False)
     return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line: 0, 2 for a mistake in it, 1 for a record that cannot be read."""
+    return command("search.compare", HELP, argv, _carry_out)
 
 
 if __name__ == "__main__":

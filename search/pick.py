@@ -17,8 +17,9 @@ from search import registry
 from search import summary as summaries
 from search.constraint import Constraint
 from search.record import METRICS, metric
-from search.store import TrackingError, store_uri
+from search.store import store_uri
 from search.summary import Summary, said
+from search.words import UsageError, command, needs_study, settings
 from trainers.data import MEAN, STD
 
 HELP = """\
@@ -35,11 +36,7 @@ Copy a point of the front into a folder, with its recipe and a model card, and r
   register       yes: as models:/STUDY@picked in MLflow's model registry
 """
 ALIAS = "picked"
-_KEYS = ("study", "sweep", "by", "trial", "out", "register", "root")
-
-
-class UsageError(ValueError):
-    """A command line that cannot be carried out; the message says what to write."""
+_KEYS = {"study": "", "sweep": "", "by": "", "trial": "", "out": "", "register": "yes", "root": "mlruns"}
 
 
 @dataclass
@@ -52,35 +49,29 @@ class Asked:
 
 def arguments(words: Sequence[str]) -> Asked:
     """Raises UsageError for a word that is neither a setting nor a bound."""
-    asked = Asked({"root": "mlruns", "register": "yes"})
+    limits, rest = list[Constraint](), list[str]()
     for word in words:
         if "<=" in word or ">=" in word:
             try:
-                asked.limits.append(Constraint.parse(word))
+                limits.append(Constraint.parse(word))
             except ValueError as error:
                 raise UsageError(str(error)) from None
-            continue
-        key, equals, value = word.partition("=")
-        if key not in _KEYS or not equals or not value:
-            raise UsageError(
-                f"{word}: not understood; write METRIC<=VALUE or one of {', '.join(f'{k}=' for k in _KEYS)}"
-            )
-        asked.settings[key] = value
-    said_of = asked.settings
-    if "study" not in said_of:
-        raise UsageError("study: missing; write study=NAME, such as study=mnist_prune")
-    if said_of.get("by", "accuracy") not in METRICS:
+        else:
+            rest.append(word)
+    said_of = settings(rest, _KEYS)
+    needs_study(said_of)
+    if said_of["by"] and said_of["by"] not in METRICS:
         raise UsageError(f"by: {said_of['by']!r} is not a metric; choose from {', '.join(METRICS)}")
-    if not said_of.get("trial", "0").isdigit():
+    if said_of["trial"] and not said_of["trial"].isdecimal():
         raise UsageError(f"trial: {said_of['trial']!r} must be a number, as the report's last column shows it")
     if said_of["register"] not in ("yes", "no"):
         raise UsageError(f"register: {said_of['register']!r} is not valid; choose from yes, no")
-    return asked
+    return Asked(said_of, limits)
 
 
 def choose(found: Summary, asked: Asked) -> pd.Series:
     """The row to take; raises UsageError saying what is nearest when nothing meets the bounds."""
-    if "trial" in asked.settings:
+    if asked.settings["trial"]:
         rows = found.complete[found.complete["number"] == int(asked.settings["trial"])]
         if rows.empty:
             raise UsageError(f"trial: {asked.settings['trial']} is no measured trial of {found.sweep}")
@@ -98,8 +89,8 @@ def choose(found: Summary, asked: Asked) -> pd.Series:
                 f"with {limit.metric} {float(best[limit.metric]):.6g}"
             )
         rows = kept
-    by = asked.settings.get("by")
-    if by is None:
+    by = asked.settings["by"]
+    if not by:
         knee = rows[rows["knee"]]
         by = found.objectives[-1]
         if not knee.empty:
@@ -155,11 +146,11 @@ def card(found: Summary, row: pd.Series, file: Path) -> str:
 
 def pick(asked: Asked) -> str:
     """Carry out the command; returns what to tell the user."""
-    settings = asked.settings
-    root = Path(settings["root"])
-    found = summaries.read(root, settings["study"], settings.get("sweep"))
+    said_of = asked.settings
+    root = Path(said_of["root"])
+    found = summaries.read(root, said_of["study"], said_of["sweep"] or None)
     row = choose(found, asked)
-    out = Path(settings.get("out") or root / "picked" / found.study)
+    out = Path(said_of["out"] or root / "picked" / found.study)
     out.mkdir(parents=True, exist_ok=True)
     for old in out.glob("model.*"):
         old.unlink()
@@ -170,7 +161,7 @@ def pick(asked: Asked) -> str:
     (out / "recipe.json").write_text(json.dumps(recipe, indent=2) + "\n")
     (out / "MODEL_CARD.md").write_text(card(found, row, file))
     lines = [f"picked trial {row['number']}: {row['words']}", f"  {_figures(row)}", f"Folder   {out}"]
-    if settings["register"] == "yes":
+    if said_of["register"] == "yes":
         about = {"layout": LAYOUTS[file.suffix.lstrip(".")], "mean": MEAN, "std": STD, "shape": [28, 28]}
         note = (out / "MODEL_CARD.md").read_text()
         version = registry.register(store_uri(root), found.study, str(row["run_id"]), file, about, note, ALIAS)
@@ -183,21 +174,14 @@ def _figures(row: pd.Series) -> str:
     return ", ".join(f"{metric(name).title.lower()} {said(row, name)}" for name in names)
 
 
+def _carry_out(words: list[str]) -> int:
+    print(pick(arguments(words)))
+    return 0
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line: 0, 2 for a mistake in it, 1 for a record that cannot be read or a folder not written."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    if not words or set(words) & {"-h", "--help"}:
-        print(HELP, end="")
-        return 0 if words else 2
-    try:
-        print(pick(arguments(words)))
-    except UsageError as error:
-        print(f"search.pick: {error}\nSee python -m search.pick --help", file=sys.stderr)
-        return 2
-    except (TrackingError, OSError) as error:
-        print(f"search.pick: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return command("search.pick", HELP, argv, _carry_out)
 
 
 if __name__ == "__main__":

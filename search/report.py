@@ -6,7 +6,6 @@ import io
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from pathlib import Path
 
 import pandas as pd
@@ -15,9 +14,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from search.record import STATUSES, Outcome, metric
-from search.store import TrackingError
 from search.summary import Summary, read, said, shrunk, summarize, than_dense, times
 from search.tracking import Tracking
+from search.words import UsageError, command, needs_study, settings
 
 HELP = """\
 The front of a study's sweep, from what was recorded.
@@ -36,10 +35,6 @@ The front of a study's sweep, from what was recorded.
 FORMATS = ("table", "csv", "json", "html", "md")
 _KEYS = {"study": "", "sweep": "", "format": "", "rows": "front", "out": "", "root": "mlruns"}
 _WIDTH = 144  # columns when the output is no terminal
-
-
-class UsageError(ValueError):
-    """A command line that cannot be carried out; the message says what to write."""
 
 
 @dataclass(frozen=True)
@@ -190,18 +185,8 @@ def _metrics(summary: Summary) -> dict[str, float]:
 
 def arguments(argv: Sequence[str]) -> dict[str, str]:
     """`key=value` words -> the settings; raises UsageError."""
-    asked = dict(_KEYS)
-    for word in argv:
-        key, equals, value = word.partition("=")
-        if key not in _KEYS:
-            near = get_close_matches(key, _KEYS, 1)
-            hint = f" (did you mean {near[0]}=?)" if near else ""
-            raise UsageError(f"{word}: no such argument{hint}; choose from {', '.join(f'{k}=' for k in _KEYS)}")
-        if not equals or not value:
-            raise UsageError(f"{key}: needs a value; write {key}=...")
-        asked[key] = value
-    if not asked["study"]:
-        raise UsageError("study: missing; write study=NAME, such as study=mnist_prune")
+    asked = settings(argv, _KEYS)
+    needs_study(asked)
     asked["format"] = asked["format"] or (Path(asked["out"]).suffix.removeprefix(".") if asked["out"] else "table")
     for key, valid in (("format", FORMATS), ("rows", ("front", "all"))):
         if asked[key] not in valid:
@@ -226,30 +211,23 @@ def rendered(summary: Summary, form: str, rows: str) -> str:
     return text.getvalue()
 
 
+def _carry_out(words: list[str]) -> int:
+    asked = arguments(words)
+    root = Path(asked["root"])
+    if asked["format"] == "table" and not asked["out"]:
+        say(root, asked["study"], asked["sweep"] or None)
+        return 0
+    text = rendered(read(root, asked["study"], asked["sweep"] or None), asked["format"], asked["rows"])
+    if asked["out"]:
+        Path(asked["out"]).write_text(text, encoding="utf-8")
+    else:
+        print(text, end="")
+    return 0
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line: 0, 2 for a mistake in it, 1 for a record that cannot be read or a file not written."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    if not words or set(words) & {"-h", "--help"}:
-        print(HELP, end="")
-        return 0 if words else 2
-    try:
-        asked = arguments(words)
-        root = Path(asked["root"])
-        if asked["format"] == "table" and not asked["out"]:
-            say(root, asked["study"], asked["sweep"] or None)
-            return 0
-        text = rendered(read(root, asked["study"], asked["sweep"] or None), asked["format"], asked["rows"])
-        if asked["out"]:
-            Path(asked["out"]).write_text(text, encoding="utf-8")
-        else:
-            print(text, end="")
-    except UsageError as error:
-        print(f"search.report: {error}\nSee python -m search.report --help", file=sys.stderr)
-        return 2
-    except (TrackingError, OSError) as error:
-        print(f"search.report: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return command("search.report", HELP, argv, _carry_out)
 
 
 if __name__ == "__main__":

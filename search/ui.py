@@ -18,7 +18,6 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -28,6 +27,7 @@ import pandas as pd
 from search.record import metric
 from search.store import TrackingError, store_uri
 from search.tracking import Tracking, studies
+from search.words import UsageError, command, settings
 
 HELP = """\
 MLflow's UI on the record of this project, on this machine only.
@@ -45,10 +45,6 @@ _PATIENCE = 180  # seconds for the server to answer; it takes about 15 on an idl
 _COLUMNS = ("pruning.granularity", "pruning.sparsity", "quantization.scheme", "distillation.temperature")
 _FIGURES = ("accuracy", "latency_ms", "latency_ratio", "size_bytes", "size_ratio", "on_front")
 _TAGS = ("pare.reference", "pare.feasible", "pare.reason")
-
-
-class UsageError(ValueError):
-    """A command line that cannot be carried out; the message says what to write."""
 
 
 def chart_view(sweep: str, objectives: Sequence[str], trials: pd.DataFrame) -> dict[str, Any]:
@@ -171,16 +167,7 @@ def _end(server: subprocess.Popen[bytes]) -> None:
 
 def arguments(argv: Sequence[str]) -> tuple[Path, int | None]:
     """`key=value` words -> (root, port); raises UsageError."""
-    asked = {"root": "mlruns", "port": ""}
-    for word in argv:
-        key, equals, value = word.partition("=")
-        if key not in asked:
-            near = get_close_matches(key, asked, 1)
-            hint = f" (did you mean {near[0]}=?)" if near else ""
-            raise UsageError(f"{word}: no such argument{hint}; choose from root=, port=")
-        if not equals or not value:
-            raise UsageError(f"{key}: needs a value; write {key}=...")
-        asked[key] = value
+    asked = settings(argv, {"root": "mlruns", "port": ""})
     port = asked["port"]
     if port and not (port.isdecimal() and 0 < int(port) < 65536):
         raise UsageError(f"port: {port!r} is not valid; write a number from 1 to 65535")
@@ -199,19 +186,14 @@ def _stop(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command line: 0 after Ctrl-C or SIGTERM, 2 for a mistake in it, 1 when the server does not start."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    if set(words) & {"-h", "--help"}:
-        print(HELP, end="")
+def _carry_out(words: list[str]) -> int:
+    root, asked = arguments(words)
+    signal.signal(signal.SIGTERM, _stop)
+    uri = store_uri(root)
+    if uri.startswith("http"):
+        _show(uri.rstrip("/"), preset(root))
         return 0
     try:
-        root, asked = arguments(words)
-        signal.signal(signal.SIGTERM, _stop)
-        uri = store_uri(root)
-        if uri.startswith("http"):
-            _show(uri.rstrip("/"), preset(root))
-            return 0
         port = free_port(asked)
         root.mkdir(parents=True, exist_ok=True)
         links = preset(root)
@@ -223,12 +205,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 0
-    except UsageError as error:
-        print(f"search.ui: {error}\nSee python -m search.ui --help", file=sys.stderr)
-        return 2
-    except (TrackingError, OSError) as error:
-        print(f"search.ui: {error}", file=sys.stderr)
-        return 1
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line: 0 after Ctrl-C or SIGTERM, 2 for a mistake in it, 1 when the server does not start."""
+    return command("search.ui", HELP, argv, _carry_out)
 
 
 if __name__ == "__main__":

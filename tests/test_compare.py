@@ -36,7 +36,7 @@ def test_two_sweeps_of_the_same_do_not_differ_and_a_worse_one_is_told(
     [
         (["root=x"], "study: missing"),
         (["study=a", "sweep=b"], "sweep: 1 given; name two"),
-        (["study=a", "swep=b"], "swep=b: not understood"),
+        (["study=a", "swep=b"], "swep=b: no such argument (did you mean sweep=?)"),
     ],
 )
 def test_usage_errors(words: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:

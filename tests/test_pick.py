@@ -15,6 +15,7 @@ from runtimes import onnxruntime
 from runtimes.base import Artifact
 from search import pick
 from search.store import store_uri
+from search.words import UsageError
 from tests.linear import LinearTrainer, config, searched
 from trainers import data
 
@@ -66,7 +67,7 @@ def test_the_picked_folder_holds_the_file_its_recipe_and_a_card_and_mlflow_predi
         (["study=a", "trial=last"], "trial: 'last' must be a number"),
         (["study=a", "register=maybe"], "choose from yes, no"),
         (["study=a", "latncy_ms<=3"], "'latncy_ms' is not a metric"),
-        (["study=a", "knee"], "knee: not understood"),
+        (["study=a", "knee"], "knee: no such argument"),
     ],
 )
 def test_usage_errors(words: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -76,5 +77,5 @@ def test_usage_errors(words: list[str], says: str, capsys: pytest.CaptureFixture
 
 @given(st.lists(st.text(max_size=20), max_size=4))
 def test_no_words_end_in_a_traceback(words: list[str]) -> None:
-    with contextlib.suppress(pick.UsageError):
+    with contextlib.suppress(UsageError):
         assert pick.arguments(words).settings["study"]

@@ -22,6 +22,7 @@ from search import ui
 from search.record import colour
 from search.summary import summarize
 from search.tracking import Tracking
+from search.words import UsageError
 from tests import sweeps
 from tests.sweeps import failed, record
 
@@ -76,7 +77,7 @@ def test_a_taken_port_is_passed_over_or_refused() -> None:
         listener.bind((ui.HOST, 0))
         listener.listen()
         taken = listener.getsockname()[1]
-        with pytest.raises(ui.UsageError, match=rf"port: {taken} is taken; name a free one"):
+        with pytest.raises(UsageError, match=rf"port: {taken} is taken; name a free one"):
             ui.free_port(taken)
     assert ui.free_port(taken) == taken
     assert 5000 <= ui.free_port(None) < 5100

@@ -261,6 +261,26 @@ class Dense:
     logits: np.ndarray
     parameters: int
 
+    def save(self, curve: list[dict[str, float]], versions: Mapping[str, str]) -> Dense:
+        """Write `logits.npy` and `record.json` beside the weights; returns the model itself."""
+        np.save(self.folder / "logits.npy", self.logits)
+        record = {
+            "spec": self.spec.to_dict(),
+            "parameters": self.parameters,
+            "curve": curve,
+            "versions": dict(versions),
+        }
+        (self.folder / "record.json").write_text(json.dumps(record, indent=1) + "\n")
+        return self
+
+    @staticmethod
+    def open(spec: DenseSpec, folder: Path) -> Dense:
+        """What `save` wrote; raises ValueError when the folder holds another model."""
+        record = json.loads((folder / "record.json").read_text())
+        if record["spec"] != spec.to_dict():
+            raise ValueError(f"{folder}: holds the dense model of {record['spec']}, not of {spec.to_dict()}")
+        return Dense(spec, folder, np.load(folder / "logits.npy"), record["parameters"])
+
 
 @dataclass(frozen=True)
 class Compressed:

@@ -22,7 +22,7 @@ from trainers.pytorch.distill import TrainingLoss
 from trainers.pytorch.export import dynamic_int8, export
 from trainers.pytorch.train import Plan, Resident, fit, predict
 
-WEIGHTS, LOGITS, RECORD = "weights.safetensors", "logits.npy", "record.json"
+WEIGHTS = "weights.safetensors"
 PACKAGES = ("torch", "torchao", "torch-pruning", "onnx", "onnxscript", "onnxruntime")
 CALIBRATION_SIZE = 1000  # training images
 QAT_RATE = 0.3  # of the fine-tuning's learning rate: the network is nearly where it should be
@@ -73,18 +73,12 @@ class Trainer:
         logits = predict(model.eval(), data.images, job).cpu().numpy()
         weights = {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
         save_file(weights, job.folder / WEIGHTS)
-        np.save(job.folder / LOGITS, logits)
-        parameters = models.trainable(model)
-        record = {"spec": spec.to_dict(), "parameters": parameters, "curve": curve, "versions": self.versions()}
-        (job.folder / RECORD).write_text(json.dumps(record, indent=1) + "\n")
-        return Dense(spec, job.folder, logits, parameters)
+        made = Dense(spec, job.folder, logits, models.trainable(model))
+        return made.save(curve, self.versions())
 
     def open_dense(self, spec: DenseSpec, folder: Path) -> Dense:
         """A dense model that `dense` wrote earlier; raises ValueError when the folder holds another."""
-        record = json.loads((folder / RECORD).read_text())
-        if record["spec"] != spec.to_dict():
-            raise ValueError(f"{folder}: holds the dense model of {record['spec']}, not of {spec.to_dict()}")
-        return Dense(spec, folder, np.load(folder / LOGITS), record["parameters"])
+        return Dense.open(spec, folder)
 
     def compress(self, recipe: Recipe, dense: Dense, teacher: np.ndarray | None, job: Job) -> Compressed:
         """Prune and fine-tune, quantize, export: what the recipe asks for, in that order."""

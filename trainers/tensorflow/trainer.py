@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Iterator
@@ -33,7 +32,7 @@ from trainers.tensorflow.train import Plan, predict, train
 tf.config.threading.set_intra_op_parallelism_threads(1)
 tf.config.threading.set_inter_op_parallelism_threads(1)
 
-WEIGHTS, LOGITS, RECORD = "weights.safetensors", "logits.npy", "record.json"
+WEIGHTS = "weights.safetensors"
 DEVICES = ("auto", "cpu", "cuda")
 ROUNDS = 3  # of gradual channel pruning
 CLUSTER_EPOCHS = 1  # clusters settle quickly, and their steps are slow
@@ -97,18 +96,12 @@ class Trainer:
         curve = train(model, plan, job)
         logits = predict(model, job.data.train.images, job)
         safetensors.numpy.save_file(models.weights_of(model), job.folder / WEIGHTS)
-        np.save(job.folder / LOGITS, logits)
-        parameters = models.parameters(model)
-        record = {"spec": spec.to_dict(), "parameters": parameters, "curve": curve, "versions": self.versions()}
-        (job.folder / RECORD).write_text(json.dumps(record, indent=1) + "\n")
-        return Dense(spec, job.folder, logits, parameters)
+        made = Dense(spec, job.folder, logits, models.parameters(model))
+        return made.save(curve, self.versions())
 
     def open_dense(self, spec: DenseSpec, folder: Path) -> Dense:
         """A dense model that `dense` wrote earlier; raises ValueError when the folder holds another."""
-        record = json.loads((folder / RECORD).read_text())
-        if record["spec"] != spec.to_dict():
-            raise ValueError(f"{folder}: holds the dense model of {record['spec']}, not of {spec.to_dict()}")
-        return Dense(spec, folder, np.load(folder / LOGITS), record["parameters"])
+        return Dense.open(spec, folder)
 
     def compress(self, recipe: Recipe, dense: Dense, teacher: np.ndarray | None, job: Job) -> Compressed:
         """Prune and fine-tune, cluster, train with fake quantization, export: what the recipe asks for, in order."""
