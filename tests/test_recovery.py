@@ -14,6 +14,7 @@ from pathlib import Path
 
 import optuna
 import psutil
+import pytest
 from optuna.trial import TrialState
 
 from search.cli import storage
@@ -54,6 +55,7 @@ def finished(root: Path) -> int:
         return 0  # the database is being made
 
 
+@pytest.mark.timeout(900)
 def test_killed_five_times_the_budget_is_met_exactly_and_mlflow_agrees(root: Path) -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     moments = random.Random(20261123)
@@ -68,7 +70,7 @@ def test_killed_five_times_the_budget_is_met_exactly_and_mlflow_agrees(root: Pat
             kills += 1
     assert kills >= 3
     last = start(root)
-    _, errors = last.communicate(timeout=240)
+    _, errors = last.communicate(timeout=600)
     assert last.returncode == 0, errors.decode()[-2000:]
     study = optuna.load_study(study_name="smoke-001", storage=storage(root))
     complete = [t for t in study.get_trials() if t.state == TrialState.COMPLETE]
@@ -89,7 +91,7 @@ def test_ctrl_c_keeps_what_is_finished(root: Path) -> None:
     while driver.poll() is None and finished(root) < 1:
         time.sleep(0.2)
     os.killpg(driver.pid, signal.SIGINT)
-    _, errors = driver.communicate(timeout=60)
+    _, errors = driver.communicate(timeout=120)
     assert driver.returncode == 130
     assert b"Interrupted. Finished trials are kept; the same command goes on." in errors
     assert b"Traceback" not in errors
