@@ -59,7 +59,7 @@ def fail(progress: Progress) -> None:
 
 @pytest.fixture(scope="module")
 def local() -> Iterator[LocalExecutor]:
-    executor = LocalExecutor(Settings(workers=2, trial_timeout=3, retries=1, trials_per_worker=3))
+    executor = LocalExecutor(Settings(workers=2, trial_timeout=6, retries=1, trials_per_worker=3))
     yield executor
     executor.close()
 
@@ -89,7 +89,7 @@ def test_a_crash_is_tried_again_then_is_the_reason(local: LocalExecutor, tmp_pat
 
 
 def test_what_takes_too_long_is_stopped(local: LocalExecutor) -> None:
-    with pytest.raises(WorkerError, match=r"longer than executor.trial_timeout \(3 s\)"):
+    with pytest.raises(WorkerError, match=r"longer than executor.trial_timeout \(6 s\)"):
         local.submit(0, "pytorch", hang).result(timeout=60)
 
 
