@@ -25,7 +25,7 @@ from search.faults import SweepError, reason
 from search.objective import Baseline, Built
 from search.record import TrialRecord, metric
 from search.study import Sweep
-from trainers.base import Recipe
+from trainers.recipe import Recipe
 
 # Far from the seeds of a search, so that no candidate meets the one it was chosen with.
 FIRST_SEED = 1_000_000

@@ -19,7 +19,8 @@ from search.objective import Baseline, Outcome
 from search.provenance import git_commit
 from search.record import TrialRecord
 from search.study import Asked, Sweep
-from trainers.base import DenseSpec, Recipe
+from trainers.base import DenseSpec
+from trainers.recipe import Recipe
 
 GIVE_UP_AFTER = 5  # failures in a row at the start: the study is wrong, not the recipes
 

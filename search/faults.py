@@ -6,9 +6,10 @@ import errno
 
 from runtimes.base import ArtifactError
 from runtimes.latency import LatencyError
-from trainers.base import RecipeError, TrainingError
+from trainers.base import TrainingError
 from trainers.cache import CacheError
 from trainers.data import DataError
+from trainers.recipe import RecipeError
 
 
 class SweepError(RuntimeError):

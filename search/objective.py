@@ -23,9 +23,10 @@ from runtimes.base import FORMATS, Artifact
 from runtimes.latency import LatencyResult as Measured
 from search.config import Config, Data
 from trainers import cache
-from trainers.base import Compressed, DenseSpec, Job, Recipe, digest_of
+from trainers.base import Compressed, DenseSpec, Job
 from trainers.data import DataSet, normalized, open_test
 from trainers.data import load as load_data
+from trainers.recipe import Recipe, digest_of
 
 Progress = Callable[[str, float], None]
 

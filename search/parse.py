@@ -7,7 +7,8 @@ from difflib import get_close_matches
 from typing import Any
 
 from search.space import CAPABILITY, DEFAULTS, Branches, Choice, Range, Space, SpaceError, nest
-from trainers.base import GRANULARITIES, TRAINERS, Recipe, RecipeError, capabilities
+from trainers.base import TRAINERS, capabilities
+from trainers.recipe import GRANULARITIES, Recipe, RecipeError
 
 # The field whose sampled value selects among alternatives, and the keys alternatives may have.
 _SELECTORS = (("pruning.granularity", GRANULARITIES), ("trainer", TRAINERS))

@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from trainers.base import Recipe, capabilities, flatten
+from trainers.base import capabilities
+from trainers.recipe import Recipe, flatten
 
 if TYPE_CHECKING:
     from optuna.trial import Trial

@@ -22,7 +22,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from search import config
 from search.faults import SettingsError, SweepError
 from search.record import METRICS, TrialRecord
-from trainers.base import Recipe
+from trainers.recipe import Recipe
 
 # Keys of the user attributes a trial carries.
 RECORD, REFERENCE, RESUMED, INTERRUPTED = "record", "reference", "resumed_from", "interrupted"

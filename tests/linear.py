@@ -19,7 +19,8 @@ from search.config import Config, check
 from search.confirm import FIRST_SEED
 from search.study import Sweep
 from trainers import data
-from trainers.base import Compressed, Dense, DenseSpec, Job, Recipe
+from trainers.base import Compressed, Dense, DenseSpec, Job
+from trainers.recipe import Recipe
 
 RAW: dict[str, Any] = {
     "name": "lucky",

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from search.record import TrialRecord
 from search.tracking import Tracking
-from trainers.base import FineTuning, Pruning, Quantization, Recipe
+from trainers.recipe import FineTuning, Pruning, Quantization, Recipe
 
 START = 1_790_000_000_000
 

@@ -19,7 +19,8 @@ from search.faults import SweepError
 from search.study import Sweep
 from tests.linear import LinearTrainer, config, searched
 from trainers import data
-from trainers.base import Compressed, Dense, Job, Recipe, TrainingError
+from trainers.base import Compressed, Dense, Job, TrainingError
+from trainers.recipe import Recipe
 
 
 def test_the_optimist_is_on_the_raw_front_and_not_on_the_confirmed_one(planted: LinearTrainer, root: Path) -> None:

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from trainers.base import Pruning, TrainingError, narrowed
+from trainers.base import TrainingError, narrowed
 from trainers.pytorch import models, prune
+from trainers.recipe import Pruning
 
 torch.set_num_threads(1)
 EXAMPLE = torch.zeros(2, 1, 28, 28)

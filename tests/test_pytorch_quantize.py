@@ -14,10 +14,10 @@ import torch
 from torch import nn
 from torchao.quantization.pt2e.observer import MovingAverageMinMaxObserver
 
-from trainers.base import Pruning
 from trainers.pytorch import export as exporting
 from trainers.pytorch import models, prune, quantize
 from trainers.pytorch.quantize import FastFakeQuantize
+from trainers.recipe import Pruning
 
 torch.set_num_threads(1)
 FLOAT = {"Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul"}

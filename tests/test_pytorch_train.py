@@ -12,11 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from trainers.base import Distillation, Job, RecipeError, TrainingError
+from trainers.base import Job, TrainingError
 from trainers.data import DataSet, Split, load, normalized
 from trainers.pytorch import models, train
 from trainers.pytorch.distill import TrainingLoss, soft_loss
 from trainers.pytorch.train import Plan, Resident
+from trainers.recipe import Distillation, RecipeError
 
 torch.set_num_threads(1)
 CPU = torch.device("cpu")

@@ -15,11 +15,12 @@ import safetensors.torch
 import torch
 from onnx import numpy_helper
 
-from trainers.base import Dense, DenseSpec, Distillation, FineTuning, Job, Pruning, Quantization, Recipe, RecipeError
+from trainers.base import Dense, DenseSpec, Job
 from trainers.data import DataSet, load, normalized
 from trainers.pytorch import export, models, prune, quantize, train
 from trainers.pytorch.distill import TrainingLoss
 from trainers.pytorch.trainer import QAT_RATE, Trainer
+from trainers.recipe import Distillation, FineTuning, Pruning, Quantization, Recipe, RecipeError
 
 ROOT = Path(__file__).parents[1]
 SPEC = DenseSpec("pytorch", "lenet300", epochs=2, learning_rate=2e-3, batch_size=50, seed=3)

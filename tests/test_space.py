@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from search.parse import parse
 from search.space import SpaceError, nest
-from trainers.base import Recipe, capabilities, check, flatten
+from trainers.base import capabilities, check
+from trainers.recipe import Recipe, flatten
 
 OPEN = {
     "trainer": "pytorch",

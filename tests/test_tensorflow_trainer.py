@@ -15,20 +15,10 @@ import pytest
 from runtimes import litert
 from runtimes.base import Artifact
 from tests.trainer_workers import in_worker
-from trainers.base import (
-    Dense,
-    DenseSpec,
-    Distillation,
-    FineTuning,
-    Job,
-    Pruning,
-    Quantization,
-    Recipe,
-    load,
-    narrowed,
-)
+from trainers.base import Dense, DenseSpec, Job, load, narrowed
 from trainers.data import DataSet, normalized
 from trainers.data import load as load_data
+from trainers.recipe import Distillation, FineTuning, Pruning, Quantization, Recipe
 
 ROOT = Path(__file__).parent.parent
 TUNING = FineTuning(epochs=1, qat_epochs=1, learning_rate=2e-3, batch_size=100)

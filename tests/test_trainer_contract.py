@@ -19,24 +19,10 @@ import pytest
 import runtimes.base
 from runtimes.base import FORMATS, Artifact
 from tests.trainer_workers import in_worker
-from trainers.base import (
-    TRAINERS,
-    Compressed,
-    Dense,
-    DenseSpec,
-    Distillation,
-    FineTuning,
-    Job,
-    Pruning,
-    Quantization,
-    Recipe,
-    RecipeError,
-    Trainer,
-    TrainingError,
-    load,
-)
+from trainers.base import TRAINERS, Compressed, Dense, DenseSpec, Job, Trainer, TrainingError, load
 from trainers.data import DataSet, normalized
 from trainers.data import load as load_data
+from trainers.recipe import Distillation, FineTuning, Pruning, Quantization, Recipe, RecipeError
 
 MODEL = "lenet300"
 RUNTIMES = {"pytorch": "onnxruntime", "tensorflow": "litert"}

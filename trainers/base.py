@@ -1,218 +1,25 @@
-"""What a trainer is told and what it gives back: the Recipe and the Trainer protocol.
+"""What a trainer is told and what it gives back: the Trainer protocol and the data around it.
 
-Everything here is plain data, so a Recipe can be printed, logged, hashed, sent to another machine and
-run again. No framework is imported: the driver process reads this module too.
+No framework is imported: the driver process reads this module too.
 """
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 from trainers.data import DataSet
-
-GRANULARITIES = ("none", "unstructured", "block", "n_m", "channel")
-SCHEDULES = ("one_shot", "gradual")
-SCHEMES = ("none", "float16", "dynamic_int8", "static_int8", "qat_int8", "qat_int4")
-DISTILLATIONS = ("none", "soft", "hard")
-CLUSTERS = (0, 8, 16, 32)
-
-
-class RecipeError(ValueError):
-    """A recipe that cannot be carried out; the message names field, value, rule and valid choices."""
+from trainers.recipe import Recipe, RecipeError, choice
 
 
 class TrainingError(RuntimeError):
     """Training ended without a usable model (NaN loss, sparsity not reached); the message is the reason."""
-
-
-def _choice(where: str, value: object, valid: tuple[Any, ...]) -> None:
-    if value not in valid:
-        raise RecipeError(f"{where}: {value!r} is not valid; choose from {', '.join(map(str, valid))}")
-
-
-def _bound(where: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:
-        raise RecipeError(f"{where}: {value!r} must lie between {low:g} and {high:g}")
-
-
-@dataclass(frozen=True)
-class Pruning:
-    """`sparsity`: fraction of weights set to zero; for `channel` the fraction of each layer's output channels removed.
-
-    `n_m` keeps the 2 largest of 4 neighbouring input weights (sparsity is then 0.5 by construction).
-    `gradual` is the cubic ramp of Zhu & Gupta, arXiv:1710.01878, during fine-tuning.
-    """
-
-    granularity: str = "none"
-    sparsity: float = 0.0
-    schedule: str = "gradual"
-
-    def __post_init__(self) -> None:
-        _choice("pruning.granularity", self.granularity, GRANULARITIES)
-        _choice("pruning.schedule", self.schedule, SCHEDULES)
-        _bound("pruning.sparsity", self.sparsity, 0.0, 0.99)
-
-
-@dataclass(frozen=True)
-class Quantization:
-    """`scheme`: what weights and activations become; `clusters`: distinct values per weight tensor (0 = off)."""
-
-    scheme: str = "none"
-    clusters: int = 0
-
-    def __post_init__(self) -> None:
-        _choice("quantization.scheme", self.scheme, SCHEMES)
-        _choice("quantization.clusters", self.clusters, CLUSTERS)
-
-
-@dataclass(frozen=True)
-class Distillation:
-    """Hinton et al., arXiv:1503.02531: loss = alpha * T^2 * KL(teacher/T, student/T) + (1 - alpha) * CE(labels).
-
-    `hard` replaces the KL term by cross-entropy with the teacher's argmax. `teacher` is `baseline` (the dense
-    model of the recipe) or `TRAINER/MODEL`, another dense model of the study.
-    """
-
-    kind: str = "none"
-    temperature: float = 1.0
-    alpha: float = 0.0
-    teacher: str = "baseline"
-
-    def __post_init__(self) -> None:
-        _choice("distillation.kind", self.kind, DISTILLATIONS)
-        _bound("distillation.temperature", self.temperature, 0.1, 100.0)
-        _bound("distillation.alpha", self.alpha, 0.0, 1.0)
-
-
-@dataclass(frozen=True)
-class FineTuning:
-    """`epochs` after pruning or with distillation; `qat_epochs` with fake quantization. Adam, cosine with warm-up."""
-
-    epochs: int = 2
-    qat_epochs: int = 1
-    learning_rate: float = 1e-3
-    batch_size: int = 128
-
-    def __post_init__(self) -> None:
-        _bound("finetuning.epochs", self.epochs, 0, 1000)
-        _bound("finetuning.qat_epochs", self.qat_epochs, 0, 1000)
-        _bound("finetuning.learning_rate", self.learning_rate, 1e-7, 10.0)
-        _bound("finetuning.batch_size", self.batch_size, 1, 65536)
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """One way to make a compressed model from a dense one. Two equal recipes give the same file."""
-
-    model: str
-    trainer: str = "pytorch"
-    pruning: Pruning = field(default_factory=Pruning)
-    quantization: Quantization = field(default_factory=Quantization)
-    distillation: Distillation = field(default_factory=Distillation)
-    finetuning: FineTuning = field(default_factory=FineTuning)
-    seed: int = 0
-
-    @property
-    def trains(self) -> bool:
-        """Whether fine-tuning runs: after pruning or with a teacher; a dense or post-training recipe needs none."""
-        return self.pruning.granularity != "none" or self.distillation.kind != "none"
-
-    def canonical(self) -> Recipe:
-        """The same recipe with every setting that has no effect at its default, so that equal work compares equal."""
-        pruning, distillation, tuning = self.pruning, self.distillation, self.finetuning
-        if pruning.granularity == "none":
-            pruning = Pruning()
-        elif pruning.granularity == "n_m":
-            pruning = replace(pruning, sparsity=0.5)
-        qat = self.quantization.scheme.startswith("qat")
-        if distillation.kind == "none" or not (self.pruning.granularity != "none" or qat or tuning.epochs):
-            distillation = Distillation()
-        elif distillation.kind == "hard":
-            distillation = replace(distillation, temperature=1.0)
-        default = FineTuning()
-        if not self.trains:
-            tuning = replace(tuning, epochs=default.epochs)
-        if not qat:
-            tuning = replace(tuning, qat_epochs=default.qat_epochs)
-        if not self.trains and not qat and not self.quantization.clusters:
-            tuning = default
-        return replace(self, pruning=pruning, distillation=distillation, finetuning=tuning)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Nested plain values, as JSON takes them."""
-        return asdict(self)
-
-    @staticmethod
-    def from_dict(values: Mapping[str, Any]) -> Recipe:
-        """Nested mapping -> Recipe; raises RecipeError naming the field for unknown keys and bad values."""
-        parts = {
-            "pruning": Pruning,
-            "quantization": Quantization,
-            "distillation": Distillation,
-            "finetuning": FineTuning,
-        }
-        _known("recipe", values, Recipe)
-        made: dict[str, Any] = dict(values)
-        for name, part in parts.items():
-            _known(f"recipe.{name}", made.get(name, {}), part)
-            made[name] = part(**made.get(name, {}))
-        return Recipe(**made)
-
-    def flat(self) -> dict[str, Any]:
-        """`{"pruning.sparsity": 0.9, ...}`: dotted names, as search spaces and MLflow params spell them."""
-        return flatten(self.to_dict())
-
-    def digest(self) -> str:
-        """First 16 hex digits of the sha256 of the canonical recipe."""
-        return digest_of(self.canonical().to_dict())
-
-    def words(self) -> str:
-        """The recipe as people say it: `channel 62 % · qat int8 · T 4.1`."""
-        said = []
-        if self.pruning.granularity == "n_m":
-            said.append("2:4 sparse")
-        elif self.pruning.granularity != "none":
-            said.append(f"{self.pruning.granularity} {100 * self.pruning.sparsity:.0f} %")
-        if self.quantization.clusters:
-            said.append(f"{self.quantization.clusters} clusters")
-        if self.quantization.scheme != "none":
-            said.append(self.quantization.scheme.replace("_", " "))
-        if self.distillation.kind == "soft":
-            said.append(f"T {self.distillation.temperature:.1f}")
-        elif self.distillation.kind == "hard":
-            said.append("hard distillation")
-        return " · ".join(said) or "dense fp32"
-
-
-def _known(where: str, values: Mapping[str, Any], kind: type) -> None:
-    valid = [f.name for f in fields(kind)]
-    for key in values:
-        if key not in valid:
-            raise RecipeError(f"{where}.{key}: no such field; choose from {', '.join(valid)}")
-
-
-def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings -> one mapping with dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in nested.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
-
-
-def digest_of(plain: object) -> str:
-    """First 16 hex digits of the sha256 of `plain` as canonical JSON (sorted keys)."""
-    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -354,14 +161,14 @@ TRAINERS = ("pytorch", "tensorflow")
 
 def capabilities(trainer: str) -> Capabilities:
     """The named trainer's capabilities; imports no framework."""
-    _choice("trainer", trainer, TRAINERS)
+    choice("trainer", trainer, TRAINERS)
     found: Capabilities = importlib.import_module(f"trainers.{trainer}").CAPABILITIES
     return found
 
 
 def load(trainer: str) -> Trainer:
     """The named trainer; imports its framework."""
-    _choice("trainer", trainer, TRAINERS)
+    choice("trainer", trainer, TRAINERS)
     made: Trainer = importlib.import_module(f"trainers.{trainer}.trainer").Trainer()
     return made
 

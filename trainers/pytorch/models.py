@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from trainers.base import RecipeError
+from trainers.recipe import RecipeError
 
 
 class LeNet5(nn.Module):

@@ -8,9 +8,10 @@ import torch
 import torch_pruning as tp
 from torch import nn
 
-from trainers.base import Pruning, TrainingError, narrowed
+from trainers.base import TrainingError, narrowed
 from trainers.pytorch.models import prunable
 from trainers.pytorch.train import evaluating
+from trainers.recipe import Pruning
 
 RAMP = 0.6  # share of the steps during which `gradual` tightens; the rest only recovers
 MASK_UPDATES = 40  # along the ramp

@@ -12,8 +12,9 @@ from typing import Protocol
 import torch
 from torch import fx, nn
 
-from trainers.base import Job, RecipeError, TrainingError
+from trainers.base import Job, TrainingError
 from trainers.data import DataSet, Split, normalized
+from trainers.recipe import RecipeError
 
 DEVICES = ("auto", "cpu", "cuda")
 WARM_UP = 0.1  # of all steps

@@ -16,11 +16,12 @@ from safetensors.torch import load_file, save_file
 from torch import fx, nn
 
 from trainers import base
-from trainers.base import Compressed, Dense, DenseSpec, Distillation, Job, Recipe, RecipeError
+from trainers.base import Compressed, Dense, DenseSpec, Job
 from trainers.pytorch import models, prune, quantize, train
 from trainers.pytorch.distill import TrainingLoss
 from trainers.pytorch.export import dynamic_int8, export
 from trainers.pytorch.train import Plan, Resident, fit, predict
+from trainers.recipe import Distillation, Recipe, RecipeError
 
 WEIGHTS = "weights.safetensors"
 PACKAGES = ("torch", "torchao", "torch-pruning", "onnx", "onnxscript", "onnxruntime")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from trainers.base import Distillation
+from trainers.recipe import Distillation
 
 
 def loss(logits: tf.Tensor, labels: tf.Tensor, teacher: tf.Tensor, distillation: Distillation) -> tf.Tensor:

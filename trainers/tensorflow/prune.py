@@ -10,7 +10,8 @@ import tensorflow_model_optimization as tfmot
 import tf_keras
 from tensorflow_model_optimization.python.core.sparsity.keras import pruning_wrapper
 
-from trainers.base import Pruning, TrainingError, narrowed
+from trainers.base import TrainingError, narrowed
+from trainers.recipe import Pruning
 from trainers.tensorflow import models
 
 # Four neighbouring inputs of one output: they are neighbours in the .tflite file too, whose rows are outputs.

@@ -17,8 +17,9 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 
-from trainers.base import Distillation, Job, TrainingError
+from trainers.base import Job, TrainingError
 from trainers.data import normalized
+from trainers.recipe import Distillation
 from trainers.tensorflow import distill
 
 # Batches per call of the compiled function: what `job.pause` waits for at most. One by one costs 50 % more time

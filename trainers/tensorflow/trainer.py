@@ -22,7 +22,8 @@ import tf_keras
 from tensorflow.python.framework.ops import gradient_registry
 
 from trainers import base
-from trainers.base import Compressed, Dense, DenseSpec, Distillation, Job, Recipe, RecipeError
+from trainers.base import Compressed, Dense, DenseSpec, Job
+from trainers.recipe import Distillation, Recipe, RecipeError
 from trainers.tensorflow import models, prune, quantize
 from trainers.tensorflow.export import export
 from trainers.tensorflow.train import Plan, predict, train
