@@ -107,7 +107,7 @@ def test_help_lists_the_studies_and_what_can_be_overridden(
     code, out, _ = ended(["--help"], monkeypatch, capsys)
     assert code == 0
     for word in (
-        "study: mnist_prune, mnist_size",
+        "study: mnist_prune, mnist_prune_both",
         "executor: inline, local",
         "study.budget.trials=60",
         "trial_timeout",
