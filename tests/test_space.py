@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from search.parse import parse
 from search.space import SpaceError, nest
 from trainers.base import capabilities, check
-from trainers.recipe import Recipe, flatten
+from trainers.recipe import Distillation, FineTuning, Recipe, flatten
 
 OPEN = {
     "trainer": "pytorch",
@@ -134,3 +134,8 @@ def test_canonical_is_idempotent_and_survives_plain_data(
     assert once.canonical() == once
     assert once.digest() == recipe.digest() == Recipe.from_dict(once.to_dict()).digest()
     assert (once.pruning.granularity, once.quantization.scheme) == (granularity, scheme)
+
+
+def test_distillation_without_an_epoch_to_learn_in_is_no_distillation() -> None:
+    recipe = Recipe("lenet5", distillation=Distillation("soft", 4.0, 0.5), finetuning=FineTuning(epochs=0))
+    assert recipe.canonical() == Recipe("lenet5")

@@ -128,11 +128,12 @@ class Recipe:
         elif distillation.kind == "hard":
             distillation = replace(distillation, temperature=1.0)
         default = FineTuning()
-        if not self.trains:
+        trains = pruning.granularity != "none" or distillation.kind != "none"
+        if not trains:
             tuning = replace(tuning, epochs=default.epochs)
         if not qat:
             tuning = replace(tuning, qat_epochs=default.qat_epochs)
-        if not self.trains and not qat and not self.quantization.clusters:
+        if not trains and not qat and not self.quantization.clusters:
             tuning = default
         return replace(self, pruning=pruning, distillation=distillation, finetuning=tuning)
 
