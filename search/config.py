@@ -101,6 +101,7 @@ class Study(Section):
     references: dict[str, dict[str, Any]] = {}
     runtime: str | dict[str, str]
     dense: DenseTraining = DenseTraining()
+    dense_of: dict[str, DenseTraining] = {}  # of single models that are trained otherwise, such as a larger teacher
     data: Data = Data()
     sampler: Sampler = Sampler()
     budget: Budget
@@ -124,7 +125,8 @@ class Study(Section):
 
     def dense_spec(self, trainer: str, model: str) -> DenseSpec:
         """How this study trains the dense `model`."""
-        return DenseSpec(trainer, model, **self.dense.model_dump(), seed=self.seed)
+        training = self.dense_of.get(model, self.dense)
+        return DenseSpec(trainer, model, **training.model_dump(), seed=self.seed)
 
     def digest(self) -> str:
         """Of everything that decides what a trial means. A resumed sweep must agree; its budget may grow."""
@@ -217,6 +219,10 @@ def _cross(study: Study) -> Iterator[str]:
                 f"study.runtime: {runtime!r} loads .{FORMATS[runtime]} files, which the {trainer} trainer does not "
                 f"write; choose from {', '.join(able)}"
             )
+    trained = {*space.models(), *(str(teacher).rpartition("/")[2] for teacher in space.teachers())}
+    for model in study.dense_of:
+        if model not in trained:
+            yield unknown(f"study.dense_of.{model}", model, sorted(trained - {"baseline"}))
     for name, partial in study.references.items():
         try:
             space.reference(partial)

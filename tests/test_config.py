@@ -60,6 +60,7 @@ MISTAKES = [
     ("recipe.distillation.temperature", {"low": 0, "high": 3, "log": True}, "must lie between 0.1 and 100"),
     ("recipe.distillation.teacher", "lenet5", "write baseline or e.g. pytorch/lenet5"),
     ("recipe.finetuning.epochs", 1.5, "study.recipe.finetuning.epochs: 1.5 must be a whole number"),
+    ("dense_of", {"lenet55": {"epochs": 2}}, "study.dense_of.lenet55: no such field (did you mean lenet300?)"),
     ("references", {"bad": {"pruning": {"granularity": "block"}}}, "study.references.bad.pruning.granularity: 'block'"),
 ]
 
