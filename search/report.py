@@ -144,7 +144,7 @@ def _below(summary: Summary) -> list[str]:
     else:
         lines.append("No trial has been measured.")
     if counts["infeasible"] or counts["failed"]:
-        lines.append(f"{counts['infeasible']} trials break a constraint, {counts['failed']} failed.")
+        lines.append(f"{counts['infeasible']} of {counts['trials']} trials break a constraint, {counts['failed']} failed.")
     return lines
 
 
