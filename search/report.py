@@ -144,7 +144,8 @@ def _below(summary: Summary) -> list[str]:
     else:
         lines.append("No trial has been measured.")
     if counts["infeasible"] or counts["failed"]:
-        lines.append(f"{counts['infeasible']} of {counts['trials']} trials break a constraint, {counts['failed']} failed.")
+        infeasible = f"{counts['infeasible']} of {counts['trials']} trials break a constraint"
+        lines.append(f"{infeasible}, {counts['failed']} failed.")
     return lines
 
 
