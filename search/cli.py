@@ -126,9 +126,10 @@ def clear_errors() -> Iterator[None]:
     except config.ConfigError as error:
         _usage(error.problems)
     except KeyboardInterrupt:
-        print("\nInterrupted. Finished trials are kept; the same command goes on.", file=sys.stderr)
-        sys.exit(130)
+        _interrupted()
     except OSError as error:
+        if _has_interrupt(error):
+            _interrupted()
         if error.errno is None:
             raise
         reason = "no space is left on the disk" if error.errno == errno.ENOSPC else error.strerror
@@ -136,9 +137,21 @@ def clear_errors() -> Iterator[None]:
     except SettingsError as error:
         _usage([str(error)])
     except Exception as error:
+        if _has_interrupt(error):
+            _interrupted()
         if type(error).__name__ not in FAULTS:
             raise
         _fault(str(error))
+
+
+def _has_interrupt(error: BaseException | None) -> bool:
+    """Whether Ctrl-C lies behind the error: libraries turn it into errors of their own."""
+    return error is not None and (isinstance(error, KeyboardInterrupt) or _has_interrupt(error.__context__))
+
+
+def _interrupted() -> NoReturn:
+    print("\nInterrupted. Finished trials are kept; the same command goes on.", file=sys.stderr)
+    sys.exit(130)
 
 
 def _usage(problems: list[str]) -> NoReturn:

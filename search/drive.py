@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -47,7 +48,9 @@ def run(config: Config, sweep: Sweep) -> None:
         raise
     finally:
         workers.close()
-        log.finish(status, list(driver.baselines.values()), confirmed)
+        # Ctrl-C can cut a run in MLflow in half; the next start completes it, and nothing may hide the interruption.
+        with contextlib.suppress(*([Exception] if status == "interrupted" else [])):
+            log.finish(status, list(driver.baselines.values()), confirmed)
     sweep.put("finished", [len(sweep.records()), *state[1:]])
 
 

@@ -16,7 +16,10 @@ from search import objective
 from search.cli import storage
 from search.confirm import Confirmed
 from search.faults import SweepError
+from search.log import Log
+from search.record import TrialRecord
 from search.study import Sweep
+from search.tracking import Tracking
 from tests.linear import LinearTrainer, config, searched
 from trainers import data
 from trainers.base import Compressed, Dense, Job, TrainingError
@@ -100,3 +103,22 @@ def test_equal_recipes_are_trained_once(planted: LinearTrainer, root: Path, monk
     copies = [r for r in sweep.records() if r.duplicate_of is not None]
     assert len(copies) == 5
     assert all(r.metrics == sweep.records()[r.duplicate_of].metrics for r in copies if r.duplicate_of is not None)
+
+
+def test_ctrl_c_while_mlflow_is_written_stays_an_interruption(
+    planted: LinearTrainer, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(self: Log, record: TrialRecord) -> None:
+        raise KeyboardInterrupt
+
+    def broken(self: Log, *args: Any) -> None:
+        raise RuntimeError("a run is logged by half")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Log, "trial", interrupted)
+        patched.setattr(Log, "finish", broken)
+        with pytest.raises(KeyboardInterrupt):
+            searched(config(root, confirm={"seeds": 0}))
+    sweep = searched(config(root, confirm={"seeds": 0}))
+    assert [r.number for r in sweep.records()] == [0, 1]
+    assert sorted(Tracking(root, "lucky").trials("lucky-001")["number"]) == [0, 1]

@@ -92,7 +92,7 @@ def test_ctrl_c_keeps_what_is_finished(root: Path) -> None:
         time.sleep(0.2)
     os.killpg(driver.pid, signal.SIGINT)
     _, errors = driver.communicate(timeout=120)
-    assert driver.returncode == 130
+    assert driver.returncode == 130, errors.decode()[-2000:]
     assert b"Interrupted. Finished trials are kept; the same command goes on." in errors
     assert b"Traceback" not in errors
     assert finished(root) >= 1

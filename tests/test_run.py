@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
-from search import run
+from search import cli, run
 
 ROOT = Path(__file__).parent.parent
 
@@ -127,3 +127,20 @@ def test_nothing_is_written_outside_root(root: Path, tmp_path: Path) -> None:
     )
     assert done.returncode == 2
     assert list(caller.iterdir()) == []
+
+
+def wrapped(kind: type[Exception]) -> None:
+    try:
+        raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        raise kind("the connection was lost in the middle of a statement")  # noqa: B904 — as libraries do
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, OSError])
+def test_an_interruption_that_a_library_wrapped_is_still_one(
+    kind: type[Exception], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended_with, cli.clear_errors():
+        wrapped(kind)
+    assert ended_with.value.code == 130
+    assert "Finished trials are kept" in capsys.readouterr().err
