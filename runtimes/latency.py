@@ -92,7 +92,10 @@ class Comparison:
 
 @dataclass(frozen=True)
 class LatencyResult:
-    """One candidate's comparisons, the study's first, and where they were measured."""
+    """One candidate's comparisons, the study's first, and where they were measured.
+
+    `environment` also says with how many `threads` the first was measured and why it `stopped`.
+    """
 
     comparisons: tuple[Comparison, ...]
     environment: dict[str, Any]
@@ -156,7 +159,12 @@ def measure_many(
     with quiet.measuring():
         answer = _ask({"runtime": runtime, "files": files, "spec": asdict(spec)}, limit)
     return [
-        LatencyResult.from_dict({"comparisons": each, "environment": answer["environment"]})
+        LatencyResult.from_dict(
+            {
+                "comparisons": each,
+                "environment": answer["environment"] | {k: each[0][k] for k in ("threads", "stopped")},
+            }
+        )
         for each in answer["comparisons"]
     ]
 

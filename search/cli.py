@@ -72,10 +72,15 @@ def precheck(argv: list[str], experiments: Path) -> list[str]:
     return argv
 
 
-def _compose(asked: list[str], experiments: Path) -> None:
+def composed(argv: list[str], experiments: Path) -> config.Config:
+    """What `python -m search.run` would run, without Hydra's own command line; raises ConfigError."""
+    return check(_compose(overrides(_search_path(argv)), experiments))
+
+
+def _compose(asked: list[str], experiments: Path) -> DictConfig:
     try:
         with initialize_config_dir(str(experiments), version_base="1.3"):
-            compose("config", overrides=asked)
+            return compose("config", overrides=asked)
     except MissingConfigException as error:
         folder, _, name = str(error.missing_cfg_file or "").rpartition("/")
         options = ", ".join(error.options or [])

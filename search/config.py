@@ -6,8 +6,6 @@ extra keys here. Rules that join fields (a runtime that cannot load what the tra
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -72,13 +70,16 @@ class Budget(Section):
 
 
 class Confirm(Section):
-    """When the search ends, `candidates` of the front and just behind it are trained again with `seeds` fresh seeds.
+    """When the search ends, the front and its `neighbours` nearest are trained again with `seeds` fresh seeds.
 
-    `seeds: 0` leaves the front as the search found it: optimistic.
+    `candidates`: at most so many in all, spread over the front. `first_seed`: the seeds count from there; another one
+    confirms the same candidates anew. `seeds: 0` leaves the front as the search found it: optimistic.
     """
 
     seeds: Annotated[int, Field(ge=0, le=100)] = 3
-    candidates: Positive = 6
+    neighbours: Annotated[int, Field(ge=0)] = 2
+    candidates: Positive | None = None
+    first_seed: Annotated[int, Field(ge=0, le=2**31 - 101)] = 1_000_000
 
 
 class Latency(Section):
@@ -127,11 +128,6 @@ class Study(Section):
         """How this study trains the dense `model`."""
         training = self.dense_of.get(model, self.dense)
         return DenseSpec(trainer, model, **training.model_dump(), seed=self.seed)
-
-    def digest(self) -> str:
-        """Of everything that decides what a trial means. A resumed sweep must agree; its budget may grow."""
-        kept = self.model_dump(mode="json", exclude={"budget", "confirm", "description"})
-        return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
 
 
 class Executor(Section):
@@ -223,6 +219,12 @@ def _cross(study: Study) -> Iterator[str]:
     for model in study.dense_of:
         if model not in trained:
             yield unknown(f"study.dense_of.{model}", model, sorted(trained - {"baseline"}))
+    confirm = study.confirm
+    if confirm.first_seed <= study.seed < confirm.first_seed + confirm.seeds:
+        yield (
+            f"study.confirm.first_seed: {confirm.first_seed} would train again with study.seed {study.seed}, which the "
+            f"search has used; write another, such as {study.seed + 1_000_000}"
+        )
     for name, partial in study.references.items():
         try:
             space.reference(partial)

@@ -18,17 +18,16 @@ from scipy import stats
 from runtimes.base import Artifact
 from runtimes.latency import LatencyResult
 from search import objective, pareto
-from search.config import Config
+from search.config import Config, Confirm
+from search.constraint import Constraint
 from search.display import Display
 from search.executor import Executor, Work, run_all
 from search.faults import SweepError, reason
 from search.objective import Baseline, Built
-from search.record import TrialRecord, metric
+from search.record import TrialRecord, metric, spelt
 from search.study import Sweep
 from trainers.recipe import Recipe
 
-# Far from the seeds of a search, so that no candidate meets the one it was chosen with.
-FIRST_SEED = 1_000_000
 Interval = tuple[float, float, float]  # mean, low, high
 
 
@@ -36,7 +35,8 @@ Interval = tuple[float, float, float]  # mean, low, high
 class Confirmed:
     """A trial's recipe after `seeds` fresh trainings.
 
-    `metrics`: name -> (mean, low, high), the 95 % interval of the mean over seeds; `test_accuracy` among them.
+    `metrics`: name -> (mean, low, high), the 95 % interval of the mean over seeds; `test_accuracy` among them, and
+    `violation/CONSTRAINT`, feasible where the mean is <= 0.
     `artifacts`: the exported files, one per seed; `chosen` is the one of median validation accuracy, to be deployed.
     """
 
@@ -73,25 +73,39 @@ def mean_interval(values: Sequence[float], resolution: float = 0.0) -> Interval:
     return mean, mean - half, mean + half
 
 
-def candidates(records: Sequence[TrialRecord], objectives: Sequence[str], most: int) -> list[TrialRecord]:
-    """The front of the feasible trials, then its nearest neighbours, `most` in all, by number.
+def candidates(records: Sequence[TrialRecord], objectives: Sequence[str], settings: Confirm) -> list[TrialRecord]:
+    """The front of the feasible trials and its nearest neighbours, as many as `settings` says, by number.
 
     A neighbour lies just behind the front by the sum of its distances to the nearest front point, each scaled by
-    the front's extent: one that may have had bad luck.
+    the front's extent: one that may have had bad luck. Without a feasible trial: those that miss the constraints
+    least, since confirmed values decide.
     """
-    usable = _distinct([r for r in records if r.state == "complete" and r.feasible])
+    measured = _distinct([r for r in records if r.state == "complete"])
+    usable = [r for r in measured if r.feasible]
     if not usable:
-        return []
+        return _nearly_feasible(measured, min(1 + settings.neighbours, settings.candidates or len(measured)))
     directions = [metric(name).direction for name in objectives]
     costs = pareto.costs(np.array([[r.metrics[name] for name in objectives] for r in usable]), directions)
     on_front = pareto.front(costs, ["minimize"] * len(objectives))
     extent = np.ptp(costs[on_front], axis=0)
     scaled = costs / np.where(extent > 0, extent, 1.0)
     behind = np.maximum(scaled[:, None] - scaled[on_front][None], 0.0).sum(axis=2).min(axis=1)
+    most = settings.candidates or int(on_front.sum()) + settings.neighbours
     first = _spread(np.flatnonzero(on_front), scaled, most)
     rest = [i for i in np.argsort(behind, kind="stable") if not on_front[i]]
     chosen = [*first, *rest][:most]
     return [usable[i] for i in sorted(chosen)]
+
+
+def _nearly_feasible(measured: list[TrialRecord], most: int) -> list[TrialRecord]:
+    """`most` of them, those that miss the constraints least, by number."""
+    chosen, left = list[TrialRecord](), list(measured)
+    while left and len(chosen) < most:
+        index = pareto.nearest_feasible(np.array([list(r.violations.values()) for r in left]))
+        if index is None:
+            break
+        chosen.append(left.pop(index))
+    return sorted(chosen, key=lambda r: r.number)
 
 
 def _distinct(records: list[TrialRecord]) -> list[TrialRecord]:
@@ -115,9 +129,9 @@ def _spread(members: np.ndarray, scaled: np.ndarray, most: int) -> list[int]:
     return [int(members[i]) for i in chosen[:most]]
 
 
-def reseeded(record: TrialRecord, repeat: int) -> Recipe:
-    """The trial's recipe with a seed the search never used; `repeat` counts from 0."""
-    return replace(Recipe.from_dict(record.recipe), seed=FIRST_SEED + repeat)
+def reseeded(record: TrialRecord, seed: int) -> Recipe:
+    """The trial's recipe with another seed."""
+    return replace(Recipe.from_dict(record.recipe), seed=seed)
 
 
 def summarize(
@@ -143,17 +157,26 @@ def summarize(
         measured_low, measured_high = (float(np.mean(columns[f"{name}_{end}"])) for end in ("low", "high"))
         metrics[name] = mean, min(low, measured_low), max(high, measured_high)
     metrics = {name: m for name, m in metrics.items() if not name.endswith(("_low", "_high"))}
+    missed = {
+        f"violation/{spelt(str(limit))}": _violation(limit, metrics[limit.metric]) for limit in config.study.limits
+    }
     middle = sorted(built, key=lambda b: b.accuracy)[len(built) // 2]
     return Confirmed(
         number=record.number,
         words=record.words,
         seeds=len(built),
-        metrics=metrics,
+        metrics=metrics | missed,
         artifacts=tuple(str(b.artifact.path) for b in built),
         chosen=str(middle.artifact.path),
-        feasible=all(limit.violation(metrics[limit.metric][0]) <= 0 for limit in config.study.limits),
+        feasible=all(mean <= 0 for mean, _, _ in missed.values()),
         on_front=False,
     )
+
+
+def _violation(limit: Constraint, interval: Interval) -> Interval:
+    """How far the metric's mean is beyond the limit, and the ends of that."""
+    mean, *ends = map(limit.violation, interval)
+    return mean, min(ends), max(ends)
 
 
 def front(points: Sequence[Confirmed], objectives: Sequence[str]) -> list[Confirmed]:
@@ -180,11 +203,14 @@ class Confirmation:
         self._judged: dict[int, tuple[list[float], list[LatencyResult]]] = {}
 
     def run(self, records: Sequence[TrialRecord]) -> list[Confirmed]:
-        """Train the candidates again, measure and judge them. Raises SweepError when the machine is at fault."""
+        """Confirm the front of `records` and its neighbours. Raises SweepError when the machine is at fault."""
+        study = self._config.study
+        chosen = candidates(records, study.objectives, study.confirm)
+        return self.confirm(chosen) if chosen else []
+
+    def confirm(self, chosen: Sequence[TrialRecord]) -> list[Confirmed]:
+        """Train these again, measure them side by side and judge them on the test split."""
         settings, study = self._config.study.confirm, self._config.study
-        chosen = candidates(records, study.objectives, settings.candidates)
-        if not chosen:
-            return []
         self._display.say(
             f"confirming {len(chosen)} candidates with {settings.seeds} fresh seeds each, then the test split"
         )
@@ -208,21 +234,21 @@ class Confirmation:
         files = self._config.root / "trials" / self._sweep.name
         works = []
         for index, (record, repeat) in enumerate(repeats):
-            recipe = reseeded(record, repeat)
+            recipe = reseeded(record, self._config.study.confirm.first_seed + repeat)
             kept = self._sweep.get(_stored_as(recipe))
             if kept is not None and (built := Built.restore(kept)) is not None:
                 self._built[index] = built
                 continue
             baseline = self._baselines[_baseline_name(record)]
             teacher = self._baselines.get(recipe.distillation.teacher, baseline)
-            folder = files / f"confirm-{record.number:04d}-{repeat}"
+            folder = files / f"confirm-{record.number:04d}-{recipe.seed}"
             args = (self._config, recipe, baseline, teacher, folder)
             works.append(Work(index, recipe.trainer, objective.build, args))
         self._display.phase("confirm", len(repeats), len(self._built))
         run_all(self._executor, works, self._begin, self._end, lambda event: self._display.progress(*event))
 
     def _begin(self, work: Work) -> None:
-        self._display.started(work.key, f"again: {work.args[1].words()}, seed {work.args[1].seed - FIRST_SEED + 1}")
+        self._display.started(work.key, f"again: {work.args[1].words()}, seed {work.args[1].seed}")
 
     def _end(self, work: Work, future: Future[Any]) -> None:
         self._display.finished(work.key)

@@ -75,7 +75,7 @@ class Driver:
         """Until the budget is spent. Raises SweepError when going on is pointless."""
         if self._left() <= 0:
             return
-        self._prepare()
+        self.prepare()
         budget = self._config.study.budget
         deadline = time.monotonic() + 60 * budget.minutes if budget.minutes else None
         while self._left() > 0 or self._running:
@@ -92,11 +92,11 @@ class Driver:
         settings = self._config.study.confirm
         if not settings.seeds or not any(r.state == "complete" for r in self._records):
             return []
-        state = [len(self._records), settings.seeds, settings.candidates]
+        state = [len(self._records), settings.model_dump()]
         stored = self._sweep.get("confirmed")
         if stored and stored["state"] == state:
             return [Confirmed.from_dict(point) for point in stored["points"]]
-        self._prepare()
+        self.prepare()
         work = Confirmation(self._config, self._sweep, self._executor, self._display, self.baselines)
         points = work.run(self._records)
         self._sweep.put("confirmed", {"state": state, "points": [point.to_dict() for point in points]})
@@ -213,7 +213,7 @@ class Driver:
             environment=outcome.environment,
         )
 
-    def _prepare(self) -> None:
+    def prepare(self) -> None:
         """Train (or find) every dense model that trials start from or learn from, and export the baselines."""
         works = []
         for index, spec in enumerate(_needed(self._config, self._sweep)):

@@ -18,13 +18,19 @@ _SHADES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
 
 
 def hypervolume(summary: Summary) -> go.Figure | None:
-    """The dominated hypervolume after each trial; None before the first."""
+    """The dominated hypervolume after each trial, beside the sweep before; None before the first."""
     curve = summary.hypervolume
     if curve.empty:
         return None
     figure = blank("Hypervolume over trials", "Trial", "Dominated hypervolume", 380)
     line = {"shape": "hv", "color": "#0072b2", "width": 2}
-    figure.add_scatter(x=curve["number"], y=curve["hypervolume"], mode="lines+markers", line=line, marker={"size": 5})
+    drawn = {"x": curve["number"], "y": curve["hypervolume"], "line": line, "marker": {"size": 5}}
+    figure.add_scatter(**drawn, mode="lines+markers", name=summary.sweep)
+    if summary.earlier is not None:
+        name, before = summary.earlier
+        dashed = {"shape": "hv", "color": GREY, "width": 2, "dash": "dash"}
+        figure.add_scatter(x=before["number"], y=before["hypervolume"], mode="lines", line=dashed, name=name)
+        figure.update_layout(showlegend=True)
     figure.update_yaxes(rangemode="tozero")
     return figure
 

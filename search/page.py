@@ -12,7 +12,7 @@ from plotly.offline import get_plotlyjs
 
 from search import insight, plots
 from search.record import metric
-from search.summary import Summary, interval, said, shrunk, than_dense, times
+from search.summary import Summary, interval, nothing_feasible, said, shrunk, than_dense, times, unconfirmed
 
 _COLUMNS = ("test_accuracy", "accuracy", "latency_ms", "latency_ratio", "size_bytes", "size_ratio", "sparsity")
 
@@ -100,10 +100,8 @@ def _head(summary: Summary) -> Iterator[str]:
     yield f"<p>{escape(description)}</p>" if description else ""
     yield f"<p class=soft>{escape(' · '.join(facts))}</p>"
     if not counts["front"]:
-        nearest = summary.trials[summary.trials["number"] == summary.nearest]
-        near = "" if nearest.empty else f" The nearest is trial {summary.nearest}: {nearest.iloc[0]['words']}."
-        reason = "No trial meets the constraints." if counts["complete"] else "No trial has been measured yet."
-        yield f"<p class=warn>{escape(reason + near)}</p>"
+        reason = nothing_feasible(summary) if counts["complete"] else "No trial has been measured yet."
+        yield f"<p class=warn>{escape(reason)}</p>"
     if out_of_view := plots.hidden(summary):
         yield (
             f"<p class=soft>{out_of_view} measured trials lie outside the charts' first view; "
@@ -166,7 +164,8 @@ def _confirmed(summary: Summary) -> Iterator[str]:
         return
     yield "<h2>Confirmed with fresh seeds</h2>"
     said_in_words = f"In the mean over {len(rows)} candidates: {shrunk(summary)}."
-    yield f"<p>{escape(said_in_words)} The test split was read here for the first time.</p>"
+    left_out = f" {unconfirmed(summary)}" if summary.unconfirmed else ""
+    yield f"<p>{escape(said_in_words)} The test split was read here for the first time.{escape(left_out)}</p>"
     yield "<div class=scroll><table><thead><tr><th scope=col>#</th><th scope=col>Recipe</th>"
     names = [name for name in ("test_accuracy", *summary.objectives) if name in rows]
     for name in names:

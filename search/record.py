@@ -75,7 +75,8 @@ def colour(scheme: str, faint: bool = False) -> str:
 
 
 def metric(name: str) -> Metric:
-    """How to show the named metric; one that is not known is shown as it is and minimized."""
+    """How to show the named metric, also as `search/NAME`; one that is not known is shown as it is and minimized."""
+    name = name.removeprefix("search/")
     return (METRICS | _TEST).get(name, Metric(name.replace("_", " ").capitalize(), "", "minimize", 1, 4))
 
 
@@ -125,7 +126,7 @@ class TrialRecord:
         """
         named = dict(self.metrics)
         named |= {f"seconds/{stage}": seconds for stage, seconds in self.stages.items()}
-        named |= {f"violation/{_spelt(limit)}": amount for limit, amount in self.violations.items()}
+        named |= {f"violation/{spelt(limit)}": amount for limit, amount in self.violations.items()}
         steps = [(f"epoch/{name}", value, i) for i, one in enumerate(self.curves) for name, value in one.items()]
         every = [(name, value, 0) for name, value in named.items()] + steps
         return [(name, float(value), step) for name, value, step in every if math.isfinite(value)]
@@ -192,7 +193,7 @@ class Outcome:
             raise ValueError(f"outcome.status: {self.status!r} is not valid; choose from {', '.join(STATUSES)}")
 
 
-def _spelt(limit: str) -> str:
+def spelt(limit: str) -> str:
     """`accuracy_drop <= 0.02` in the letters that MLflow allows in a name."""
     return re.sub(r"[^\w .:/-]", "_", limit.replace("<=", "at most").replace(">=", "at least"))
 

@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from search.record import STATUSES, Outcome, metric
-from search.summary import Summary, read, said, shrunk, summarize, than_dense, times
+from search.summary import Summary, nothing_feasible, read, said, shrunk, summarize, than_dense, times, unconfirmed
 from search.tracking import Tracking
 from search.words import UsageError, command, needs_study, settings
 
@@ -34,7 +34,7 @@ The front of a study's sweep, from what was recorded.
 """
 FORMATS = ("table", "csv", "json", "html", "md")
 _KEYS = {"study": "", "sweep": "", "format": "", "rows": "front", "out": "", "root": "mlruns"}
-_WIDTH = 144  # columns when the output is no terminal
+_WIDTH = 160  # columns when the output is no terminal
 
 
 @dataclass(frozen=True)
@@ -122,12 +122,13 @@ _HEADS = {
     "latency_ratio": "× faster",
     "size_ratio": "× smaller",
     "accuracy": "Accuracy",
+    "search/accuracy": "in search",
     "size_bytes": "Size",
 }
 
 
 def _shown(summary: Summary) -> list[str]:
-    usual = ["test_accuracy", "accuracy", "latency_ms", "latency_ratio", "size_bytes", "size_ratio"]
+    usual = ["test_accuracy", "accuracy", "search/accuracy", "latency_ms", "latency_ratio", "size_bytes", "size_ratio"]
     return usual + [name for name in summary.objectives if name not in usual]
 
 
@@ -137,10 +138,9 @@ def _below(summary: Summary) -> list[str]:
         lines.append(f"◆ the knee, the best compromise; against the dense model: {than_dense(summary.knee)}.")
         lines.append("Accuracy is on the validation split, which the search has seen.")
         lines += [f"Confirmed with fresh seeds: {shrunk(summary)}."] if len(summary.confirmed) else []
+        lines += [unconfirmed(summary)] if summary.unconfirmed else []
     elif counts["complete"]:
-        nearest = summary.trials[summary.trials["number"] == summary.nearest]
-        near = f"; nearest is trial {summary.nearest}: {nearest.iloc[0]['words']}" if len(nearest) else ""
-        lines.append(f"No trial meets the constraints{near}.")
+        lines.append(nothing_feasible(summary))
     else:
         lines.append("No trial has been measured.")
     if counts["infeasible"] or counts["failed"]:

@@ -6,6 +6,7 @@ loses nothing; a trial that was being evaluated when the driver died is failed a
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import time
@@ -18,6 +19,7 @@ from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
+from pydantic import ValidationError
 
 from search import config
 from search.faults import SettingsError, SweepError
@@ -96,22 +98,14 @@ class Sweep:
 
     def _agree(self) -> None:
         """A sweep means one thing: refuse to go on with another space, data or objectives."""
-        attrs = self.optuna.user_attrs
-        digest = self._settings.digest()
-        if attrs.get("digest", digest) != digest:
-            old, new = _leaves(attrs["settings"]), _leaves(self._settings.model_dump(mode="json"))
-            changed = [
-                f"  {key}: was {old.get(key)!r}, now {new.get(key)!r}"
-                for key in sorted({*old, *new})
-                if old.get(key) != new.get(key) and not key.startswith(("budget.", "confirm.", "description"))
-            ]
+        stored = self.optuna.user_attrs.get("settings")
+        if stored is None:
+            self.optuna.set_user_attr("settings", self._settings.model_dump(mode="json"))
+        elif changed := _changed(stored, self._settings):
             raise SettingsError(
                 f"sweep {self.name} was started with other settings:\n" + "\n".join(changed) + "\n"
                 "Start a new sweep with fresh=true, or put the settings back to go on with this one"
             )
-        if "digest" not in attrs:
-            self.optuna.set_user_attr("settings", self._settings.model_dump(mode="json"))
-            self.optuna.set_user_attr("digest", digest)
         enqueued = {t.user_attrs.get(REFERENCE) for t in self._trials()}
         for name, partial in self._settings.references.items():
             if name not in enqueued:
@@ -201,6 +195,21 @@ def _quiet_optuna() -> None:
     """Optuna's log lines repeat what the progress display says."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+
+
+def _changed(stored: dict[str, Any], settings: config.Study) -> list[str]:
+    """What differs between a sweep's settings and these, of all that decides what a trial means; its budget may grow.
+
+    A field that was added since the sweep began had its default then.
+    """
+    with contextlib.suppress(ValidationError):
+        stored = config.Study.model_validate(stored).model_dump(mode="json")
+    old, new = _leaves(stored), _leaves(settings.model_dump(mode="json"))
+    return [
+        f"  {key}: was {old.get(key)!r}, now {new.get(key)!r}"
+        for key in sorted({*old, *new})
+        if old.get(key) != new.get(key) and not key.startswith(("budget.", "confirm.", "description"))
+    ]
 
 
 def _leaves(nested: Any, prefix: str = "") -> dict[str, Any]:

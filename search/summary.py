@@ -28,7 +28,8 @@ class Summary:
     `objectives`: metric names, the first is drawn upwards. `hypervolume`: columns number, end_ms, hypervolume; up to
     the reference point that the sweep recorded, or else the worst value of each objective (`recorded` is then
     False: such volumes cannot be compared between sweeps). `nearest`: number of the trial that misses the
-    constraints least, when none meets them.
+    constraints least, when none meets them. `unconfirmed`: trials of the search's front that confirmation left out.
+    `earlier`: name and hypervolume of the sweep before, if it had the same objectives and a reference is recorded.
     """
 
     study: str
@@ -39,6 +40,8 @@ class Summary:
     hypervolume: pd.DataFrame
     recorded: bool
     nearest: int | None
+    unconfirmed: int = 0
+    earlier: tuple[str, pd.DataFrame] | None = None
 
     @property
     def front(self) -> pd.DataFrame:
@@ -108,33 +111,65 @@ def summarize(tracking: Tracking, sweep: str) -> Summary:
     objectives = about["objectives"] or [name for name in _USUAL if name in trials]
     trials = trials.assign(**{name: np.nan for name in objectives if name not in trials})
     directions = [metric(name).direction for name in objectives]
-    values = trials[objectives].to_numpy(dtype=float)
-    usable = (trials["state"] == "complete") & trials["feasible"]
-    judged = np.where(usable.to_numpy()[:, None], values, np.nan)
-    reference = about["reference"] or _worst(judged, directions)
-    curve = pd.DataFrame({"number": trials["number"], "end_ms": trials.get("end_ms", pd.Series(dtype=float))})
-    curve["hypervolume"] = pareto.hypervolume_curve(judged, directions, reference)
-    # A run that a killed driver left half logged has no end yet: its point follows when it is completed.
-    curve = curve.dropna()
+    judged = _judged(trials, objectives)
+    curve = _curve(trials, objectives, about["reference"] or _worst(judged, directions))
+    earlier = _earlier(tracking, sweep, objectives, about["reference"], trials)
+    raw = pareto.front(judged, directions)
     trials = _confirm(trials)
-    if (trials["confirmed"] != "").any():
-        member = (trials["confirmed"] == "front").to_numpy()
-    else:
-        member = pareto.front(judged, directions)
+    again = (trials["confirmed"] != "").to_numpy()
+    member = (trials["confirmed"] == "front").to_numpy() if again.any() else raw
     trials["on_front"] = member
     values = trials[objectives].to_numpy(dtype=float)
     trials["knee"] = trials.index == pareto.knee(np.where(member[:, None], values, np.nan), directions)
-    nearest = None if usable.any() else _nearest(trials)
-    return Summary(tracking.study, sweep, about, objectives, trials, curve, about["reference"] is not None, nearest)
+    nearest = None if member.any() else _nearest(trials[again] if again.any() else trials)
+    left_out = int((raw & ~again).sum()) if again.any() else 0
+    recorded = about["reference"] is not None
+    return Summary(tracking.study, sweep, about, objectives, trials, curve, recorded, nearest, left_out, earlier)
+
+
+def _judged(trials: pd.DataFrame, objectives: list[str]) -> np.ndarray:
+    """float64 [trials, objectives] as the search found them; NaN for those that count for nothing."""
+    usable = (trials["state"] == "complete") & trials["feasible"].astype(bool)
+    return np.where(usable.to_numpy()[:, None], trials[objectives].to_numpy(dtype=float), np.nan)
+
+
+def _curve(trials: pd.DataFrame, objectives: list[str], reference: list[float]) -> pd.DataFrame:
+    """Columns number, end_ms, hypervolume: what the trials up to each one dominate."""
+    directions = [metric(name).direction for name in objectives]
+    curve = pd.DataFrame({"number": trials["number"], "end_ms": trials.get("end_ms", pd.Series(dtype=float))})
+    curve["hypervolume"] = pareto.hypervolume_curve(_judged(trials, objectives), directions, reference)
+    # A run that a killed driver left half logged has no end yet: its point follows when it is completed.
+    return curve.dropna()
+
+
+def _earlier(
+    tracking: Tracking, sweep: str, objectives: list[str], reference: list[float] | None, trials: pd.DataFrame
+) -> tuple[str, pd.DataFrame] | None:
+    """Name and curve of the sweep before, to this sweep's reference point and in its baselines' milliseconds."""
+    before = tracking.sweeps()
+    before = before[: before.index(sweep)]
+    if not before or reference is None or tracking.about(before[-1])["objectives"] != objectives:
+        return None
+    old = tracking.trials(before[-1])
+    if any(name not in old for name in (*objectives, "state", "feasible")):
+        return None
+    if "latency_ms" in objectives:
+        # The machine was another, or in another mood: the ratio to the dense file holds.
+        own = trials.assign(dense=trials["latency_ms"] / trials["latency_ratio"]).groupby(["trainer", "model"])["dense"]
+        dense = old[["trainer", "model"]].apply(tuple, axis=1).map(own.median().to_dict())
+        old = old.assign(latency_ms=old["latency_ratio"] * dense)
+    return before[-1], _curve(old, objectives, reference)
 
 
 def _confirm(trials: pd.DataFrame) -> pd.DataFrame:
-    """The confirmed figures in place of the search's, which move to `search/NAME`."""
+    """The confirmed figures in place of the search's, which move to `search/NAME`; feasible is what they say."""
     again = (trials["confirmed"] != "").to_numpy()
     found = {name: str(name).removeprefix("confirmed/") for name in trials.filter(regex="^confirmed/")}
     promised = {f"search/{own}": trials[own].where(again) for own in found.values() if own in trials}
     taken = {own: trials[name].where(again, trials.get(own, np.nan)) for name, own in found.items()}
-    return trials.drop(columns=list(found)).assign(**promised, **taken)
+    trials = trials.drop(columns=list(found)).assign(**promised, **taken)
+    missed = _violations(trials)
+    return trials.assign(feasible=np.where(again, (missed <= 0).all(axis=1), trials["feasible"]).astype(bool))
 
 
 def shrinkage(summary: Summary) -> dict[str, tuple[float, float]]:
@@ -154,9 +189,21 @@ def _worst(values: np.ndarray, directions: list[str]) -> list[float]:
 
 
 def _nearest(trials: pd.DataFrame) -> int | None:
-    missed = trials[trials["state"] == "complete"].filter(regex="^violation/")
-    row = pareto.nearest_feasible(missed.to_numpy(dtype=float))
-    return None if row is None or missed.empty else int(trials.loc[missed.index[row], "number"])
+    measured = trials[trials["state"] == "complete"]
+    missed = _violations(measured)
+    row = pareto.nearest_feasible(missed)
+    return None if row is None or not missed.size else int(measured.iloc[row]["number"])
+
+
+def _violations(trials: pd.DataFrame) -> np.ndarray:
+    """float64 [trials, constraints]: how far each is beyond each constraint, kept where <= 0."""
+    values: np.ndarray = trials[_limits(trials)].to_numpy(dtype=float)
+    return values
+
+
+def _limits(trials: pd.DataFrame) -> list[str]:
+    """The columns that say how far trials are beyond a constraint: `violation/METRIC at most VALUE`."""
+    return [n for n in map(str, trials) if n.startswith("violation/") and not n.endswith(("_low", "_high"))]
 
 
 def interval(row: pd.Series, name: str) -> tuple[float, float] | None:
@@ -204,3 +251,21 @@ def shrunk(summary: Summary) -> str:
         f"{metric(name).title.lower()} {metric(name).text(was)} in the search, {metric(name).text(now)} confirmed"
         for name, (was, now) in shrinkage(summary).items()
     )
+
+
+def nothing_feasible(summary: Summary) -> str:
+    """That no trial meets the constraints, and which one misses them least and by how much."""
+    again = " with fresh seeds" if len(summary.confirmed) else ""
+    found = summary.trials[summary.trials["number"] == summary.nearest]
+    if found.empty:
+        return f"No trial meets the constraints{again}."
+    row = found.iloc[0]
+    missed = [name.removeprefix("violation/").partition(" ") for name in _limits(summary.trials) if row[name] > 0]
+    figures = ", ".join(f"{metric(n).title.lower()} {said(row, n)}, asked: {rule}" for n, _, rule in missed)
+    return f"No trial meets the constraints{again}; nearest is trial {row['number']}, {row['words']}: {figures}."
+
+
+def unconfirmed(summary: Summary) -> str:
+    """How much of the search's front was left out of the confirmation."""
+    trials = "trial" if summary.unconfirmed == 1 else "trials"
+    return f"{summary.unconfirmed} more {trials} of the search's front left unconfirmed (study.confirm.candidates)."

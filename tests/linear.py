@@ -15,8 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from search import drive
 from search.cli import storage
-from search.config import Config, check
-from search.confirm import FIRST_SEED
+from search.config import Config, Confirm, check
 from search.study import Sweep
 from trainers import data
 from trainers.base import Compressed, Dense, DenseSpec, Job
@@ -51,7 +50,7 @@ class LinearTrainer:
     def compress(self, recipe: Recipe, dense: Dense, teacher: np.ndarray | None, job: Job) -> Compressed:
         split, detour = job.data.train, False
         if recipe.pruning.granularity == "unstructured":
-            lucky, detour = recipe.seed < FIRST_SEED, True
+            lucky, detour = recipe.seed < Confirm().first_seed, True
             few = np.random.default_rng(recipe.seed).choice(len(split), 60, replace=False)
             split = job.data.validation if lucky else split[few]
         weights = fitted(split)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from search import compare
+from search import compare, insight
+from search.summary import read
 from tests.linear import LinearTrainer, config, searched
 
 
@@ -29,6 +30,14 @@ def test_two_sweeps_of_the_same_do_not_differ_and_a_worse_one_is_told(
     said = capsys.readouterr().out
     assert "worse beyond noise" in said
     assert "- trial 0 of lucky-001, dense fp32" in said
+    name, curve = read(root, "lucky").earlier or ("none", None)
+    assert name == "lucky-002"
+    assert curve is not None
+    assert curve["number"].tolist() == [0, 1]
+    assert read(root, "lucky", "lucky-001").earlier is None
+    drawn = insight.hypervolume(read(root, "lucky"))
+    assert drawn is not None
+    assert [trace.name for trace in drawn.data] == ["lucky-003", "lucky-002"]
 
 
 @pytest.mark.parametrize(

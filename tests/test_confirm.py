@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from search.confirm import FIRST_SEED, Confirmed, candidates, front, mean_interval, reseeded
+from search.config import Confirm
+from search.confirm import Confirmed, candidates, front, mean_interval, reseeded
 from search.record import TrialRecord
+from trainers.recipe import Recipe
 
 OBJECTIVES = ["accuracy", "latency_ms"]
 
@@ -53,25 +57,35 @@ def test_the_interval_holds_the_mean_and_is_never_narrower_than_the_resolution(
 def test_candidates_are_the_front_and_what_lies_just_behind_it() -> None:
     records = [record(0, 0.99, 1.0), record(1, 0.98, 0.5), record(2, 0.97, 0.2)]  # the front
     records += [record(3, 0.979, 0.51), record(4, 0.90, 0.9), record(5, 0.999, 0.1, feasible=False)]
-    assert [r.number for r in candidates(records, OBJECTIVES, 4)] == [0, 1, 2, 3]
-    assert [r.number for r in candidates(records, OBJECTIVES, 2)] == [0, 2]
-    assert candidates([records[5]], OBJECTIVES, 4) == []
+    assert [r.number for r in candidates(records, OBJECTIVES, Confirm())] == [0, 1, 2, 3, 4]
+    assert [r.number for r in candidates(records, OBJECTIVES, Confirm(neighbours=0))] == [0, 1, 2]
+    assert [r.number for r in candidates(records, OBJECTIVES, Confirm(candidates=4))] == [0, 1, 2, 3]
+    assert [r.number for r in candidates(records, OBJECTIVES, Confirm(candidates=2))] == [0, 2]
+
+
+def test_without_a_feasible_trial_the_nearest_are_candidates_since_confirmed_values_decide() -> None:
+    records = [
+        replace(record(n, 0.9, 1.0, feasible=False), violations={"accuracy_drop <= 0.01": v, "latency_ms <= 1": 0.0})
+        for n, v in enumerate((0.03, 0.002, 0.02, 0.01))
+    ]
+    assert [r.number for r in candidates(records, OBJECTIVES, Confirm(neighbours=1))] == [1, 3]
+    assert [r.number for r in candidates(records, OBJECTIVES, Confirm(candidates=1))] == [1]
+    assert candidates([], OBJECTIVES, Confirm()) == []
 
 
 @given(st.lists(st.tuples(st.floats(0.5, 1), st.floats(0.1, 2)), min_size=1, max_size=12), st.integers(1, 12))
 @settings(max_examples=50)
 def test_a_front_that_fits_is_wholly_among_the_candidates(values: list[tuple[float, float]], most: int) -> None:
     records = [record(i, *v) for i, v in enumerate(values)]
-    chosen = candidates(records, OBJECTIVES, most)
+    chosen = candidates(records, OBJECTIVES, Confirm(candidates=most))
     assert len(chosen) == min(most, len(records))
     best = max(values)[0]
     assert any(r.metrics["accuracy"] == best for r in chosen) or most == 1
 
 
-def test_fresh_seeds_are_none_of_the_search_and_differ() -> None:
-    seeds = [reseeded(record(0, 0.9, 1.0), k).seed for k in range(3)]
-    assert len(set(seeds)) == 3
-    assert min(seeds) >= FIRST_SEED
+def test_another_seed_is_all_that_changes() -> None:
+    before = Recipe.from_dict(record(0, 0.9, 1.0).recipe)
+    assert reseeded(record(0, 0.9, 1.0), 7) == replace(before, seed=7) != before
 
 
 def test_the_confirmed_front_follows_intervals_and_feasibility() -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import trainers.base
-from search import objective
+from search import objective, summary
 from search.cli import storage
 from search.confirm import Confirmed
 from search.faults import SweepError
@@ -20,7 +20,7 @@ from search.log import Log
 from search.record import TrialRecord
 from search.study import Sweep
 from search.tracking import Tracking
-from tests.linear import LinearTrainer, config, searched
+from tests.linear import RAW, LinearTrainer, config, searched
 from trainers import data
 from trainers.base import Compressed, Dense, Job, TrainingError
 from trainers.recipe import Recipe
@@ -52,6 +52,26 @@ def test_the_test_split_is_not_opened_before_confirmation(
     monkeypatch.undo()
     monkeypatch.setattr(trainers.base, "load", lambda name: planted)
     assert len(searched(config(root)).get("confirmed")["points"]) == 2
+
+
+def test_other_seeds_confirm_the_same_candidates_anew_and_feasibility_is_judged_on_them(
+    planted: LinearTrainer, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # The optimist alone meets this bound, and only by its luck.
+    bound = {"constraints": ["accuracy_drop <= -0.02"]}
+    first = searched(config(root, **bound))
+    assert [r.feasible for r in first.records()] == [False, True]
+    points = first.get("confirmed")["points"]
+    assert [(p["number"], p["feasible"], p["on_front"]) for p in points] == [(1, False, False)]
+    found = summary.read(root, "lucky")
+    assert found.front.empty
+    assert found.nearest == 1
+    said = summary.nothing_feasible(found)
+    assert "No trial meets the constraints with fresh seeds; nearest is trial 1, unstructured 50 %" in said
+    assert said.endswith("asked: at most -0.02.")
+    again = searched(config(root, **bound, confirm={**RAW["confirm"], "first_seed": 2_000_000}))
+    assert again.get("confirmed")["points"][0]["metrics"]["accuracy"] != points[0]["metrics"]["accuracy"]
+    assert len(again.records()) == 2
 
 
 def test_without_seeds_nothing_is_confirmed(planted: LinearTrainer, root: Path) -> None:

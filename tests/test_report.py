@@ -69,6 +69,17 @@ def expected_front() -> list[int]:
     return [r.number for r in sorted(members, key=lambda r: -r.metrics["accuracy"])]
 
 
+def test_what_the_search_had_promised_stands_beside_and_what_was_left_out_is_said(root: Path) -> None:
+    summary = read(root, "confirmed")
+    raw = set(expected_front())
+    assert summary.unconfirmed == len(raw - {1, 2, 3}) > 0
+    said_of = report.rendered(summary, "md", "front")
+    assert f"{summary.unconfirmed} more trials of the search's front left unconfirmed" in said_of
+    head, row = (next(x for x in said_of.splitlines() if x.startswith(start)).split("|") for start in ("|  |", "| ◆"))
+    promised = row[head.index(" in search ")].strip()
+    assert promised == f"{100 * record(int(row[-2])).metrics['accuracy']:.2f} %"
+
+
 def test_the_summary_judges_the_recorded_values(root: Path) -> None:
     summary = read(root, "two")
     assert summary.front["number"].tolist() == expected_front()
@@ -231,7 +242,7 @@ def test_no_feasible_trial_is_said_with_the_nearest(root: Path) -> None:
     summary = _small(root, "hopeless", bad)
     assert summary.nearest == 3
     assert summary.knee is None
-    words = f"No trial meets the constraints. The nearest is trial 3: {record(3).words}"
+    words = f"No trial meets the constraints; nearest is trial 3, {record(3).words}: accuracy drop "
     assert words in page.page(summary)
     assert "nearest is trial 3" in printed(root, "hopeless")
 

@@ -9,7 +9,7 @@ import pytest
 from optuna.trial import TrialState
 
 from search.config import Study, check
-from search.faults import SweepError
+from search.faults import SettingsError, SweepError
 from search.record import TrialRecord
 from search.study import Asked, Sweep, driver_lock, sweep_names
 
@@ -49,6 +49,20 @@ def test_references_come_first_and_once(storage: str) -> None:
     first = [again.ask() for _ in range(4)]
     assert [a.reference for a in first] == ["dense", "half", None, None]
     assert [a.recipe.words() for a in first[:2]] == ["dense fp32", "unstructured 50 %"]
+
+
+def test_a_sweep_goes_on_with_its_own_settings_only(storage: str) -> None:
+    sweep = Sweep.open(study(), storage)
+    Sweep.open(study(budget={"trials": 80}, confirm={"seeds": 0}, description="more"), storage)
+    with pytest.raises(
+        SettingsError, match=r"tiny-001 was started with other settings:\n  dense.epochs: was 8, now 9\n"
+    ):
+        Sweep.open(study(dense={"epochs": 9}), storage)
+    # As an earlier version stored it, which knew no such field: it had the default.
+    stored = sweep.optuna.user_attrs["settings"]
+    del stored["dense"]["epochs"]
+    sweep.optuna.set_user_attr("settings", stored)
+    Sweep.open(study(), storage)
 
 
 def test_a_killed_driver_loses_nothing_and_repeats_only_what_was_running(storage: str) -> None:

@@ -1,0 +1,70 @@
+"""Does a confirmed front hold on the next day? A finished sweep's candidates, confirmed once more with other seeds.
+
+    python -m benchmarks.confirm_twice study=mnist_prune [root=mlruns]
+
+Every candidate is trained again with as many seeds and measured again, all interleaved in one run. Printed: how many
+of the second run's means lie inside the first run's 95 % intervals (83 % for many seeds, 91 % for three, since
+Student's intervals are wider), and how many pairs of intervals overlap. The sweep itself is left as it is.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from search import cli, drive
+from search.confirm import Confirmation, Confirmed
+from search.display import Display
+from search.executor import start
+from search.run import EXPERIMENTS
+from search.study import Sweep, driver_lock
+
+FIGURES = ("accuracy", "test_accuracy", "latency_ratio", "size_bytes")
+
+
+def confirm_again(words: list[str]) -> tuple[list[Confirmed], list[Confirmed]]:
+    """(the sweep's own confirmation, a second one with seeds 1,000,000 further on)."""
+    config = cli.composed(words, EXPERIMENTS)
+    with driver_lock(config.root, config.study.name):
+        sweep = Sweep.open(config.study, cli.storage(config.root))
+        stored = sweep.get("confirmed")
+        if stored is None:
+            sys.exit(f"{sweep.name} is not confirmed yet; run python -m search.run {' '.join(words)}")
+        first = [Confirmed.from_dict(point) for point in stored["points"]]
+        confirm = config.study.confirm
+        confirm = confirm.model_copy(update={"first_seed": confirm.first_seed + 1_000_000, "seeds": first[0].seeds})
+        config = config.model_copy(update={"study": config.study.model_copy(update={"confirm": confirm})})
+        display = Display(len(first), 0, config.study.objectives)
+        workers = start(config.executor, config.root / "logs" / f"{sweep.name}.log")
+        try:
+            with display:
+                driver = drive.Driver(config, sweep, workers, display, lambda record: None)
+                driver.prepare()
+                numbers = {point.number for point in first}
+                records = [record for record in sweep.records() if record.number in numbers]
+                return first, Confirmation(config, sweep, workers, display, driver.baselines).confirm(records)
+        finally:
+            workers.close()
+
+
+def main() -> None:
+    """Print every figure of both runs, then the two shares."""
+    with cli.clear_errors():
+        first, second = confirm_again(sys.argv[1:])
+    inside = overlap = count = 0
+    for one, two in zip(first, second, strict=True):
+        assert one.number == two.number
+        print(f"trial {one.number}: {one.words}")
+        for name in FIGURES:
+            (mean, low, high), (again, again_low, again_high) = one.metrics[name], two.metrics[name]
+            held, meet = low <= again <= high, again_low <= high and low <= again_high
+            inside, overlap, count = inside + held, overlap + meet, count + 1
+            marks = f"{'inside' if held else 'OUTSIDE'}{'' if meet else ', intervals APART'}"
+            print(f"  {name}: {mean:.6g} [{low:.6g}, {high:.6g}], again {again:.6g} {marks}")
+    print(
+        f"{len(first)} candidates, {count} figures: {100 * inside / count:.0f} % of the second means inside the first "
+        f"intervals, {100 * overlap / count:.0f} % of the pairs of intervals overlap"
+    )
+
+
+if __name__ == "__main__":
+    main()
