@@ -109,6 +109,9 @@ def _line(record: TrialRecord, objectives: list[str]) -> str:
     shown = dict.fromkeys([*objectives, "latency_ratio", "compression_ratio"])
     figures = ", ".join(f"{n} {metric(n).text(record.metrics[n])}" for n in shown if n in record.metrics)
     marks = "" if record.feasible else " [infeasible]"
+    if record.environment.get("noisy"):
+        spread = record.metrics["latency_ratio_high"] - record.metrics["latency_ratio_low"]
+        marks += f" [noisy: latency ± {50 * spread / record.metrics['latency_ratio']:.0f} %]"
     if record.duplicate_of is not None:
         marks += f" [same as trial {record.duplicate_of}]"
     return f"{name}: {figures}{marks}".replace("[", "\\[")

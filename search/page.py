@@ -102,6 +102,14 @@ def _head(summary: Summary) -> Iterator[str]:
     if not counts["front"]:
         reason = nothing_feasible(summary) if counts["complete"] else "No trial has been measured yet."
         yield f"<p class=warn>{escape(reason)}</p>"
+    if noisy := int(
+        summary.complete.get("environment.noisy", pd.Series(dtype=str)).astype(str).str.contains("noisy").sum()
+    ):
+        yield (
+            f"<p class=warn>In {noisy} of {counts['complete']} trials the machine was too noisy for the latency "
+            "precision that was asked; the intervals say how far each figure can be trusted. End other programs or "
+            "raise latency.max_seconds.</p>"
+        )
     if out_of_view := plots.hidden(summary):
         yield (
             f"<p class=soft>{out_of_view} measured trials lie outside the charts' first view; "
