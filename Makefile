@@ -11,7 +11,9 @@ overrides = $(foreach name,$(filter-out study args PYTHON,$(given)),$(call quote
 define HELP
 make run [study=NAME] [SETTING=VALUE ...]   search a study's Pareto front, or go on where it stopped
 make ui                                     look at the trials in MLflow's UI
+make dashboard                              look at the studies in Optuna's dashboard
 make test [args="-k data"]                  run the tests
+make test-cluster                           the slow ones: real clusters, servers and kills, ten minutes or more
 make check                                  format, lint and types
 make clean-cache                            remove cached data, dense baselines and teacher logits
 
@@ -24,7 +26,7 @@ Studies
 endef
 export HELP
 
-.PHONY: help run ui test check clean-cache gone
+.PHONY: help run ui dashboard test test-cluster check clean-cache gone
 .DEFAULT_GOAL := help
 
 help:
@@ -39,6 +41,9 @@ ui: .venv/.run
 
 test: .venv/.dev
 	@.venv/bin/python -m pytest $(args)
+
+test-cluster: .venv/.dev
+	@.venv/bin/python -m pytest -m cluster $(args)
 
 check: .venv/.dev
 	@.venv/bin/python -m ruff format --check .
