@@ -151,7 +151,7 @@ def summarize(
             columns.setdefault(name, []).append(value)
     steps = {"accuracy": 1e-4, "accuracy_drop": 1e-4, "test_accuracy": 1e-4, "test_accuracy_drop": 1e-4}
     metrics = {name: mean_interval(values, steps.get(name, 0.0)) for name, values in columns.items()}
-    for name in ("latency_ms", "latency_ratio"):
+    for name in [n for n in columns if f"{n}_low" in columns]:
         # What one measurement does not know, three that happen to agree do not know either.
         mean, low, high = metrics[name]
         measured_low, measured_high = (float(np.mean(columns[f"{name}_{end}"])) for end in ("low", "high"))

@@ -236,7 +236,7 @@ def latencies(found: Measured, baseline_ms: float) -> dict[str, float]:
     for index, each in enumerate(found.comparisons):
         suffix = f"/batch{each.batch}_threads{each.threads}" if index else ""
         ends = {"": each.ratio, "_low": each.ratio_low, "_high": each.ratio_high}
-        metrics |= {f"latency_ratio{end}{suffix}": ratio for end, ratio in ends.items()}
+        metrics |= {f"latency_ratio{suffix}{end}": ratio for end, ratio in ends.items()}
         if not index:
             metrics |= {f"latency_ms{end}": ratio * baseline_ms for end, ratio in ends.items()}
         metrics |= {

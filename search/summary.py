@@ -167,7 +167,8 @@ def _confirm(trials: pd.DataFrame) -> pd.DataFrame:
     found = {name: str(name).removeprefix("confirmed/") for name in trials.filter(regex="^confirmed/")}
     promised = {f"search/{own}": trials[own].where(again) for own in found.values() if own in trials}
     taken = {own: trials[name].where(again, trials.get(own, np.nan)) for name, own in found.items()}
-    trials = trials.drop(columns=list(found)).assign(**promised, **taken)
+    new = pd.DataFrame(promised | taken, index=trials.index)
+    trials = pd.concat([trials.drop(columns=[*found, *new.columns.intersection(trials.columns)]), new], axis=1)
     missed = _violations(trials)
     return trials.assign(feasible=np.where(again, (missed <= 0).all(axis=1), trials["feasible"]).astype(bool))
 

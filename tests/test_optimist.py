@@ -74,6 +74,21 @@ def test_other_seeds_confirm_the_same_candidates_anew_and_feasibility_is_judged_
     assert len(again.records()) == 2
 
 
+def test_every_batch_size_and_number_of_threads_is_confirmed_with_its_interval(
+    planted: LinearTrainer, root: Path
+) -> None:
+    sweep = searched(config(root, latency={"max_seconds": 0.1, "batch": [1, 8], "threads": [1, 2]}))
+    point = Confirmed.from_dict(sweep.get("confirmed")["points"][0])
+    others = {f"latency_ratio/batch{b}_threads{t}" for b, t in ((1, 2), (8, 1), (8, 2))}
+    ratios = {name: m for name, m in point.metrics.items() if name.startswith("latency_ratio")}
+    assert set(ratios) == {"latency_ratio", *others}
+    assert all(low < mean < high for mean, low, high in ratios.values())
+    assert len([name for name in point.metrics if name.startswith("throughput")]) == 4
+    row = summary.read(root, "lucky").confirmed.iloc[0]
+    name = "latency_ratio/batch8_threads2"
+    assert summary.interval(row, name) == pytest.approx(ratios[name][1:])
+
+
 def test_without_seeds_nothing_is_confirmed(planted: LinearTrainer, root: Path) -> None:
     assert searched(config(root, confirm={"seeds": 0})).get("confirmed") is None
 
