@@ -5,6 +5,7 @@ The server's address holds a password: it comes from the environment and goes no
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
@@ -86,13 +87,12 @@ def opened(url: str, read_only: bool = False) -> Any:
     # A reader of a long study must not make the driver's write fail.
     arguments = {} if is_server(url) else {"timeout": 60}
     settings = {"pool_pre_ping": is_server(url), "connect_args": arguments}
-    with telling(url):
-        if read_only or not is_server(url):
-            return optuna.storages.RDBStorage(url, engine_kwargs=settings, skip_compatibility_check=read_only)
-        with connected(url) as connection, connection.transaction():
+    with telling(url), contextlib.ExitStack() as alone:
+        if is_server(url) and not read_only:
             # One at a time: two first drivers that both make the tables would stumble over each other.
-            connection.execute("select pg_advisory_xact_lock(%s)", [_key("tables")])
-            return optuna.storages.RDBStorage(url, engine_kwargs=settings)
+            connection = alone.enter_context(connected(url))
+            connection.execute("select pg_advisory_lock(%s)", [_key("tables")])
+        return optuna.storages.RDBStorage(url, engine_kwargs=settings, skip_compatibility_check=read_only)
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from search import config
 from search import storage as storages
 from search.faults import SettingsError, SweepError
 from search.record import METRICS, TrialRecord
+from search.single import SingleWriter
 from search.storage import Hold
 from trainers.recipe import Recipe
 
@@ -58,11 +59,12 @@ def samplers(settings: config.Sampler, seed: int) -> optuna.samplers.BaseSampler
 class Sweep:
     """One sweep of a study."""
 
-    def __init__(self, name: str, study: optuna.Study, settings: config.Study, hold: Hold | None = None):
+    def __init__(self, name: str, study: optuna.Study, settings: config.Study, store: SingleWriter, hold: Hold):
         self.name = name
         self.optuna = study
+        self._database = store
         self._settings = settings
-        self._hold = hold or Hold()
+        self._hold = hold
         self._turn = threading.RLock()  # the heartbeat's thread writes too, and SQLite has one writer
         self._out: set[int] = set()  # asked and not told
         self._records: dict[int, TrialRecord] = {}
@@ -83,20 +85,20 @@ class Sweep:
         Raises SweepError when the storage cannot be read, SettingsError when the newest sweep was started otherwise.
         """
         _quiet_optuna()
-        place = storages.opened(storage)
         with storages.telling(storage):
-            names = sweep_names(settings.name, place)
+            store = SingleWriter(storages.opened(storage))
+            names = sweep_names(settings.name, store)
             # Another storage may have given a sweep of this name to the same record.
             taken = sorted({*names, *recorded}, key=_number)
             number = _number(taken[-1]) if taken else 0
             name = f"{settings.name}-{number + 1:03d}" if fresh or not names else names[-1]
             study = optuna.create_study(
-                storage=place,
+                storage=store,
                 study_name=name,
                 directions=[METRICS[o].direction for o in settings.objectives],
                 load_if_exists=True,
             )
-        sweep = Sweep(name, study, settings, hold)
+        sweep = Sweep(name, study, settings, store, hold or Hold())
         sweep._agree()
         sweep._recover()
         # A resumed sampler must not repeat the random numbers of the first start.
@@ -149,7 +151,7 @@ class Sweep:
         return asked
 
     def _ask(self) -> Asked:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), self._database.at_once():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             trial = self.optuna.ask()
             recipe = self.space.suggest(trial)
@@ -164,7 +166,7 @@ class Sweep:
 
     def _store(self, asked: Asked, record: TrialRecord) -> None:
         # Finished already: by the attempt before this one, whose answer the server could not give.
-        with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
+        with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError), self._database.at_once():
             if record.state == "complete":
                 for limit in self._limits:
                     asked.trial.set_constraint(str(limit), limit.violation(record.metrics[limit.metric]))
