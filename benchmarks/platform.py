@@ -90,7 +90,8 @@ def table(clock: Clock, at: list[int]) -> str:
 def main() -> None:
     said = dict(word.partition("=")[::2] for word in sys.argv[1:])
     trials, workers = int(said.get("trials", 1000)), int(said.get("workers", 8))
-    root = Path(said.get("root") or tempfile.mkdtemp(prefix="pare-platform-"))
+    root = Path(said.get("root") or tempfile.mkdtemp(prefix="pare-platform-")).absolute()
+    root.mkdir(parents=True, exist_ok=True)
     sampler = {"name": said.get("sampler", "tpe"), "startup_trials": 10}
     config = planted.config(root, trials, workers, sampler=sampler)
     config = config.model_copy(

@@ -15,6 +15,7 @@ from search.confirm import Confirmation, Confirmed
 from search.display import Display
 from search.executor import Event, Executor, Work, run_all, start
 from search.faults import SweepError, reason
+from search.live import Live
 from search.log import Log
 from search.objective import Baseline, Outcome
 from search.provenance import git_commit
@@ -37,9 +38,10 @@ def run(config: Config, sweep: Sweep) -> None:
     display = Display(config.study.budget.trials, len(sweep.records()), config.study.objectives)
     workers = start(config.executor, config.root / "logs" / f"{sweep.name}.log")
     driver = Driver(config, sweep, workers, display, log.trial)
+    live = Live(config, sweep, display, workers.slots)
     status, confirmed = "failed", list[Confirmed]()
     try:
-        with display:
+        with display, live:
             driver.search()
             confirmed = driver.confirmed()
         status = "finished"
@@ -51,6 +53,7 @@ def run(config: Config, sweep: Sweep) -> None:
         # Ctrl-C can cut a run in MLflow in half; the next start completes it, and nothing may hide the interruption.
         with contextlib.suppress(*([Exception] if status == "interrupted" else [])):
             log.finish(status, list(driver.baselines.values()), confirmed)
+        live.say(status)
     sweep.put("finished", [len(sweep.records()), *state[1:]])
 
 

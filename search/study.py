@@ -204,6 +204,11 @@ class Sweep:
         with self._turn:
             self._hold.call(lambda: self.optuna.set_user_attr(key, json.dumps(value)))
 
+    def note(self, key: str, value: Any) -> None:
+        """As `put`, but let go when the storage does not answer: for what is only looked at."""
+        with self._turn, contextlib.suppress(optuna.exceptions.StorageInternalError):
+            self.optuna.set_user_attr(key, json.dumps(value))
+
     def _trials(self, *states: TrialState) -> Sequence[FrozenTrial]:
         return self.optuna.get_trials(deepcopy=False, states=states or None)
 
