@@ -17,15 +17,14 @@ QUOTED = "p%40ss%2Fw0rd-of-the-tests"  # as an address spells it
 
 @dataclass
 class Server:
-    """A running server; `url` is what PARE_STORAGE_URL is set to."""
+    """A running server; `url()` is what PARE_STORAGE_URL is set to."""
 
     folder: Path
     port: int
     user: str | None  # PostgreSQL refuses to be run by root
 
-    @property
-    def url(self) -> str:
-        return f"postgresql://pare:{QUOTED}@127.0.0.1:{self.port}/pare"
+    def url(self, database: str = "pare", password: str = QUOTED) -> str:
+        return f"postgresql://pare:{password}@127.0.0.1:{self.port}/{database}"
 
     def start(self) -> None:
         where = f"-h 127.0.0.1 -p {self.port} -k {self.folder}"
