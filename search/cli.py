@@ -22,7 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from search import config
 from search.faults import SettingsError
 
-GROUPS = ("study", "executor")
+GROUPS = ("study", "executor", "storage")
 # Faults of the machine and its surroundings by class name: their modules take seconds to import.
 FAULTS = ("SweepError", "TrackingError", "DataError", "CacheError", "WorkerError")
 
@@ -118,9 +118,11 @@ def writable(root: Path) -> Path:
     return root
 
 
-def storage(root: Path) -> str:
-    """URL of the Optuna database."""
-    return f"sqlite:///{root}/optuna.db"
+def storage(root: Path, name: str = "sqlite") -> str:
+    """URL of the Optuna database; raises SettingsError when the environment does not say where the server is."""
+    from search.storage import address  # SQLAlchemy takes a while to import
+
+    return address(root, name)
 
 
 @contextmanager

@@ -144,11 +144,19 @@ class Executor(Section):
     python: dict[Literal["pytorch", "tensorflow"], Path] = {}
 
 
+class Storage(Section):
+    """Where the Optuna study lies. `patience`: seconds that a server may be away before the sweep stops."""
+
+    name: Literal["sqlite", "postgres"] = "sqlite"
+    patience: Annotated[float, Field(ge=0)] = 300
+
+
 class Config(Section):
     """What `python -m search.run` is told."""
 
     study: Study
     executor: Executor = Executor()
+    storage: Storage = Storage()
     root: Path = Path("mlruns")
     device: Device = "auto"
     fresh: bool = False

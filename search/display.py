@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from types import TracebackType
+from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -20,7 +21,8 @@ class Display:
         self.console = console or Console(highlight=False)
         self._objectives = objectives
         self._best: dict[str, TrialRecord] = {}
-        self._working: dict[int, tuple[str, str, float]] = {}
+        self._working: dict[int, tuple[str, str, float, float]] = {}  # what, stage, fraction of it, since when
+        self._phase = "search"
         self._said: dict[int, tuple[str, float]] = {}
         self._bar = Progress(
             TextColumn("{task.description}"),
@@ -49,7 +51,7 @@ class Display:
 
     def started(self, key: int, what: str) -> None:
         """A worker begins `what`."""
-        self._working[key] = (what, "starting", 0.0)
+        self._working[key] = (what, "starting", 0.0, time.time())
 
     def progress(self, key: int | None, stage: str, fraction: float) -> None:
         """The work is at `fraction` of `stage`; without a key `stage` is a warning, which stays.
@@ -61,8 +63,8 @@ class Display:
             return
         if key not in self._working:
             return
-        what = self._working[key][0]
-        self._working[key] = (what, stage, fraction)
+        what, _, _, since = self._working[key]
+        self._working[key] = (what, stage, fraction, since)
         if not self.console.is_terminal and key < 0:
             before, when = self._said.get(key, ("", 0.0))
             if stage != before or time.monotonic() - when > 10:
@@ -75,6 +77,7 @@ class Display:
 
     def phase(self, name: str, total: int, done: int) -> None:
         """The bar counts something else from now on."""
+        self._phase = name
         self._bar.reset(self._task, description=name, total=total, completed=done)
 
     def advance(self) -> None:
@@ -93,11 +96,20 @@ class Display:
         done = int(self._bar.tasks[0].completed)
         self.say(f"\\[{done:>3}/{total}] trial {record.number}: {_line(record, self._objectives)}")
 
+    def state(self) -> dict[str, Any]:
+        """The same as plain data: phase, done and total of it, and what every worker does, since when (ms)."""
+        bar = self._bar.tasks[0]
+        doing = [
+            {"key": key, "what": what, "stage": stage, "fraction": round(f, 3), "since_ms": int(1000 * since)}
+            for key, (what, stage, f, since) in list(self._working.items())
+        ]
+        return {"phase": self._phase, "done": int(bar.completed), "total": int(bar.total or 0), "doing": doing}
+
     def _render(self) -> Group:
         best = [
             f"{name} {metric(name).text(record.metrics[name])} ({record.words})" for name, record in self._best.items()
         ]
-        rows = [Text(f"  {what}: {stage} {100 * f:.0f} %") for what, stage, f in self._working.values()]
+        rows = [Text(f"  {what}: {stage} {100 * f:.0f} %") for what, stage, f, _ in self._working.values()]
         lines = [Text("best so far: " + " | ".join(best))] if best else []
         return Group(self._bar, *lines, *rows)
 

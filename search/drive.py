@@ -15,6 +15,7 @@ from search.confirm import Confirmation, Confirmed
 from search.display import Display
 from search.executor import Event, Executor, Work, run_all, start
 from search.faults import SweepError, reason
+from search.live import Live
 from search.log import Log
 from search.objective import Baseline, Outcome
 from search.provenance import git_commit
@@ -37,9 +38,10 @@ def run(config: Config, sweep: Sweep) -> None:
     display = Display(config.study.budget.trials, len(sweep.records()), config.study.objectives)
     workers = start(config.executor, config.root / "logs" / f"{sweep.name}.log")
     driver = Driver(config, sweep, workers, display, log.trial)
+    live = Live(config, sweep, display, workers.slots)
     status, confirmed = "failed", list[Confirmed]()
     try:
-        with display:
+        with display, live:
             driver.search()
             confirmed = driver.confirmed()
         status = "finished"
@@ -51,6 +53,7 @@ def run(config: Config, sweep: Sweep) -> None:
         # Ctrl-C can cut a run in MLflow in half; the next start completes it, and nothing may hide the interruption.
         with contextlib.suppress(*([Exception] if status == "interrupted" else [])):
             log.finish(status, list(driver.baselines.values()), confirmed)
+        live.say(status)
     sweep.put("finished", [len(sweep.records()), *state[1:]])
 
 
@@ -68,6 +71,9 @@ class Driver:
         self._files = config.root / "trials" / sweep.name
         self.baselines: dict[str, Baseline] = {}
         self._records = sweep.records()
+        self._known: dict[str, TrialRecord] = {}  # recipe digest -> the first complete trial of it
+        for record in self._records:
+            self._remember(record)
         self._running: dict[Future[Any], Asked] = {}
         self._waiting: dict[str, list[Asked]] = {}  # recipe digest -> trials that wait for the same recipe's result
 
@@ -108,7 +114,7 @@ class Driver:
 
     def _start(self, asked: Asked) -> None:
         digest = asked.recipe.digest()
-        if known := next((r for r in self._records if r.state == "complete" and _digest(r) == digest), None):
+        if known := self._known.get(digest):
             self._copy(asked, known)
             return
         if any(other.recipe.digest() == digest for other in self._running.values()):
@@ -164,15 +170,20 @@ class Driver:
     def _finish(self, asked: Asked, record: TrialRecord) -> None:
         self._sweep.tell(asked, record)
         self._records.append(record)
+        self._remember(record)
         self._log(record)
         self._display.record(record, self._config.study.budget.trials)
-        first = sorted(self._records, key=lambda r: r.end_ms)[:GIVE_UP_AFTER]
-        if len(self._records) == GIVE_UP_AFTER and all(r.state == "failed" for r in first):
+        if len(self._records) == GIVE_UP_AFTER and all(r.state == "failed" for r in self._records):
+            first = sorted(self._records, key=lambda r: r.end_ms)
             reasons = "\n".join(f"  {r.words}: {r.reason}" for r in first)
             raise SweepError(
                 f"the first {GIVE_UP_AFTER} trials all failed, so the sweep was stopped:\n{reasons}\n"
                 "Mend the study, then start a new sweep with fresh=true"
             )
+
+    def _remember(self, record: TrialRecord) -> None:
+        if record.state == "complete":
+            self._known.setdefault(Recipe.from_dict(record.recipe).digest(), record)
 
     def _record(self, asked: Asked, future: Future[Any]) -> TrialRecord:
         """What came of the trial, as a record; raises SweepError when the machine is at fault."""
@@ -255,7 +266,3 @@ def _needed(config: Config, sweep: Sweep) -> list[DenseSpec]:
     names = [f"{t}/{m}" for t in sweep.space.trainers() for m in sweep.space.models()]
     names += [teacher for teacher in sweep.space.teachers() if teacher != "baseline"]
     return [config.study.dense_spec(*name.split("/")) for name in dict.fromkeys(names)]
-
-
-def _digest(record: TrialRecord) -> str:
-    return Recipe.from_dict(record.recipe).digest()

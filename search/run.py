@@ -25,9 +25,12 @@ def search(raw: DictConfig) -> None:
         config = cli.check(raw)
         # What follows takes seconds to import: a mistake in the configuration is answered before.
         from search import drive, report, study
+        from search.tracking import Tracking
 
-        with study.driver_lock(config.root, config.study.name):
-            sweep = study.Sweep.open(config.study, cli.storage(config.root), config.fresh)
+        url = cli.storage(config.root, config.storage.name)
+        with study.driver_lock(config.root, config.study.name, url, config.storage.patience) as hold:
+            recorded = Tracking(config.root, config.study.name).sweeps()
+            sweep = study.Sweep.open(config.study, url, config.fresh, hold, recorded)
             drive.run(config, sweep)
         report.say(config.root, config.study.name, sweep.name)
 

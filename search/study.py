@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import threading
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -22,8 +23,11 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from pydantic import ValidationError
 
 from search import config
+from search import storage as storages
 from search.faults import SettingsError, SweepError
 from search.record import METRICS, TrialRecord
+from search.single import SingleWriter
+from search.storage import Hold
 from trainers.recipe import Recipe
 
 # Keys of the user attributes a trial carries.
@@ -56,40 +60,46 @@ def samplers(settings: config.Sampler, seed: int) -> optuna.samplers.BaseSampler
 class Sweep:
     """One sweep of a study."""
 
-    def __init__(self, name: str, study: optuna.Study, settings: config.Study):
+    def __init__(self, name: str, study: optuna.Study, settings: config.Study, store: SingleWriter, hold: Hold):
         self.name = name
         self.optuna = study
+        self._database = store
         self._settings = settings
+        self._hold = hold
+        self._turn = threading.RLock()  # the heartbeat's thread writes too, and SQLite has one writer
+        self._out: set[int] = set()  # asked and not told
+        self._records: dict[int, TrialRecord] = {}
         self.space = settings.space
         self._limits = settings.limits
         self.directions = [METRICS[name].direction for name in settings.objectives]
 
     @staticmethod
-    def open(settings: config.Study, storage: str, fresh: bool = False) -> Sweep:
-        """The study's newest sweep, or a new one if there is none or `fresh`.
+    def open(
+        settings: config.Study,
+        storage: str,
+        fresh: bool = False,
+        hold: Hold | None = None,
+        recorded: Sequence[str] = (),
+    ) -> Sweep:
+        """The study's newest sweep, or a new one if there is none or `fresh`; never one named as a `recorded` one is.
 
         Raises SweepError when the storage cannot be read, SettingsError when the newest sweep was started otherwise.
         """
         _quiet_optuna()
-        try:
-            names = sweep_names(settings.name, storage)
-            number = int(names[-1].rsplit("-", 1)[1]) if names else 0
+        with storages.telling(storage):
+            store = SingleWriter(storages.opened(storage))
+            names = sweep_names(settings.name, store)
+            # Another storage may have given a sweep of this name to the same record.
+            taken = sorted({*names, *recorded}, key=_number)
+            number = _number(taken[-1]) if taken else 0
             name = f"{settings.name}-{number + 1:03d}" if fresh or not names else names[-1]
             study = optuna.create_study(
-                storage=storage,
+                storage=store,
                 study_name=name,
                 directions=[METRICS[o].direction for o in settings.objectives],
                 load_if_exists=True,
             )
-        except Exception as error:
-            if type(error).__module__.split(".")[0] not in ("sqlalchemy", "sqlite3", "optuna", "alembic"):
-                raise
-            reason = str(error).splitlines()[0]
-            raise SweepError(
-                f"storage: {storage.rsplit('@', 1)[-1]} cannot be opened ({reason}); "
-                "if the file is broken, move it away and run again"
-            ) from error
-        sweep = Sweep(name, study, settings)
+        sweep = Sweep(name, study, settings, store, hold or Hold())
         sweep._agree()
         sweep._recover()
         # A resumed sampler must not repeat the random numbers of the first start.
@@ -112,9 +122,11 @@ class Sweep:
                 self.optuna.enqueue_trial(self.space.reference(partial), user_attrs={REFERENCE: name})
 
     def _recover(self) -> None:
-        """Settle the trials that a killed driver left running."""
+        """Settle the trials that a killed driver, or an ask that the server cut off, left running."""
         resumed = {t.user_attrs.get(RESUMED) for t in self._trials()}
         for trial in self._trials(TrialState.RUNNING):
+            if trial.number in self._out:
+                continue
             if RECORD in trial.user_attrs:
                 self._tell(trial.number, TrialRecord.from_json(trial.user_attrs[RECORD]))
                 continue
@@ -126,7 +138,13 @@ class Sweep:
 
     def ask(self) -> Asked:
         """The next trial: references and interrupted ones first, then what the sampler proposes."""
-        with warnings.catch_warnings():
+        with self._turn:
+            asked = self._hold.call(self._ask, self._recover)
+            self._out.add(asked.number)
+        return asked
+
+    def _ask(self) -> Asked:
+        with warnings.catch_warnings(), self._database.at_once():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             trial = self.optuna.ask()
             recipe = self.space.suggest(trial)
@@ -135,11 +153,18 @@ class Sweep:
 
     def tell(self, asked: Asked, record: TrialRecord) -> None:
         """Store the record, then tell Optuna."""
-        if record.state == "complete":
-            for limit in self._limits:
-                asked.trial.set_constraint(str(limit), limit.violation(record.metrics[limit.metric]))
-        asked.trial.set_user_attr(RECORD, record.to_json())
-        self._tell(asked.number, record)
+        with self._turn:
+            self._hold.call(lambda: self._store(asked, record))
+            self._out.discard(asked.number)
+
+    def _store(self, asked: Asked, record: TrialRecord) -> None:
+        # Finished already: by the attempt before this one, whose answer the server could not give.
+        with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError), self._database.at_once():
+            if record.state == "complete":
+                for limit in self._limits:
+                    asked.trial.set_constraint(str(limit), limit.violation(record.metrics[limit.metric]))
+            asked.trial.set_user_attr(RECORD, record.to_json())
+            self._tell(asked.number, record)
 
     def _tell(self, number: int, record: TrialRecord) -> None:
         if record.state == "complete":
@@ -153,32 +178,51 @@ class Sweep:
 
     def records(self) -> list[TrialRecord]:
         """Every finished trial, in order of number; interrupted ones are not finished."""
-        finished = self._trials(TrialState.COMPLETE, TrialState.FAIL)
-        return [TrialRecord.from_json(t.user_attrs[RECORD]) for t in finished if RECORD in t.user_attrs]
+        with self._turn:
+            ended = self._hold.call(lambda: self._trials(TrialState.COMPLETE, TrialState.FAIL))
+        finished = [t for t in ended if RECORD in t.user_attrs]
+        for trial in finished:
+            if trial.number not in self._records:  # what is finished never changes
+                self._records[trial.number] = TrialRecord.from_json(trial.user_attrs[RECORD])
+        return [self._records[trial.number] for trial in finished]
 
     def get(self, key: str) -> Any:
         """A value stored with the sweep by `put`; None if there is none."""
-        found = self.optuna.user_attrs.get(key)
+        with self._turn:
+            found = self._hold.call(lambda: self.optuna.user_attrs.get(key))
         return None if found is None else json.loads(found)
 
     def put(self, key: str, value: Any) -> None:
         """Store a plain value with the sweep."""
-        self.optuna.set_user_attr(key, json.dumps(value))
+        with self._turn:
+            self._hold.call(lambda: self.optuna.set_user_attr(key, json.dumps(value)))
+
+    def note(self, key: str, value: Any) -> None:
+        """As `put`, but let go when the storage does not answer: for what is only looked at."""
+        with self._turn, contextlib.suppress(optuna.exceptions.StorageInternalError):
+            self.optuna.set_user_attr(key, json.dumps(value))
 
     def _trials(self, *states: TrialState) -> Sequence[FrozenTrial]:
         return self.optuna.get_trials(deepcopy=False, states=states or None)
 
 
-def sweep_names(study: str, storage: str) -> list[str]:
-    """Names of the study's sweeps, oldest first: `mnist_prune-001`, ..."""
+def sweep_names(study: str, storage: Any) -> list[str]:
+    """Names of the study's sweeps, oldest first: `mnist_prune-001`, ...; `storage`: a URL or Optuna's storage."""
     names = optuna.get_all_study_names(storage)
     own = [n for n in names if n.rpartition("-")[0] == study and n.rpartition("-")[2].isdigit()]
-    return sorted(own, key=lambda n: int(n.rpartition("-")[2]))
+    return sorted(own, key=_number)
+
+
+def _number(name: str) -> int:
+    return int(name.rpartition("-")[2])
 
 
 @contextmanager
-def driver_lock(root: Path, study: str) -> Iterator[None]:
-    """Only one driver per study: a second would evaluate enqueued trials twice. Raises SweepError when taken."""
+def driver_lock(root: Path, study: str, storage: str = "", patience: float = 300) -> Iterator[Hold]:
+    """Only one driver per study: a second would evaluate enqueued trials twice. Raises SweepError when taken.
+
+    `storage`: the URL; on a server the study is held there as well, against drivers on other machines.
+    """
     path = root / "locks" / f"{study}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
@@ -188,7 +232,14 @@ def driver_lock(root: Path, study: str) -> Iterator[None]:
             raise SweepError(
                 f"study {study}: another process is running it; wait for it, or stop it and start this again"
             ) from None
-        yield
+        if not storages.is_server(storage):
+            yield Hold()
+            return
+        hold = storages.ServerHold(storage, study, patience)
+        try:
+            yield hold
+        finally:
+            hold.release()
 
 
 def _quiet_optuna() -> None:

@@ -1,4 +1,4 @@
-"""The command lines of report, pick, compare and ui: `KEY=VALUE` words, one clear message, exit codes."""
+"""The command lines of report, pick, compare, status and ui: `KEY=VALUE` words, one clear message, exit codes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 
+from search.faults import SettingsError, SweepError
 from search.store import TrackingError
 
 
@@ -45,9 +46,9 @@ def command(name: str, text: str, argv: Sequence[str] | None, action: Callable[[
         return 0
     try:
         return action(words)
-    except UsageError as error:
+    except (UsageError, SettingsError) as error:
         print(f"{name}: {error}\nSee python -m {name} --help", file=sys.stderr)
         return 2
-    except (TrackingError, OSError) as error:
+    except (TrackingError, SweepError, OSError) as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 1

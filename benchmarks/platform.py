@@ -1,0 +1,113 @@
+"""What the platform costs per trial as a study grows: the real driver, workers, SQLite and MLflow, a planted objective.
+
+    python -m benchmarks.platform [trials=1000] [workers=8] [storage=sqlite|postgres] [sampler=tpe] [root=FOLDER]
+
+A trial takes 10 ms on one of the workers, so the driver is what limits the pace, and the wall time from one finished
+trial to the next is the platform's. `ask`, `tell` and `log` are its parts; the rest is handing over and the loop.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from benchmarks import planted
+from search import objective
+from search.cli import storage
+from search.config import Config
+from search.display import Display
+from search.drive import Driver
+from search.executor import start
+from search.log import Log
+from search.study import Sweep
+from search.tracking import Tracking
+
+WINDOW = 50  # trials that a figure is the mean of
+
+
+class Clock:
+    """Seconds spent in each part, one entry per call."""
+
+    def __init__(self) -> None:
+        self.spent: dict[str, list[float]] = {}
+        self.finished: list[float] = []
+
+    def timed(self, part: str, action: Callable[..., Any]) -> Callable[..., Any]:
+        """The action, its time added to `part`."""
+        spent = self.spent.setdefault(part, [])
+
+        def run(*args: Any) -> Any:
+            began = time.perf_counter()
+            try:
+                return action(*args)
+            finally:
+                now = time.perf_counter()
+                spent.append(now - began)
+                if part == "log":
+                    self.finished.append(now)
+
+        return run
+
+
+def search(config: Config) -> tuple[Sweep, Clock]:
+    """The study searched to its end by the real driver, with its parts timed."""
+    clock = Clock()
+    sweep = Sweep.open(config.study, storage(config.root, config.storage.name))
+    log = Log(config, sweep)
+    for part in ("ask", "tell"):
+        setattr(sweep, part, clock.timed(part, getattr(sweep, part)))
+    with open(os.devnull, "w") as nowhere:
+        display = Display(config.study.budget.trials, 0, config.study.objectives, Console(file=nowhere))
+        workers = start(config.executor, config.root / "logs" / "workers.log")
+        try:
+            Driver(config, sweep, workers, display, clock.timed("log", log.trial)).search()
+        finally:
+            workers.close()
+    return sweep, clock
+
+
+def table(clock: Clock, at: list[int]) -> str:
+    """Milliseconds per trial by part, around the trials `at`."""
+    lines = ["trials      ask     tell      log     rest     wall   ms per trial, mean of the last 50"]
+    for n in at:
+        part = slice(max(0, n - WINDOW), n)
+        count = len(clock.finished[part])
+        wall = (clock.finished[n - 1] - clock.finished[n - count]) / (count - 1)
+        means = [float(np.mean(clock.spent[name][part])) for name in ("ask", "tell", "log")]
+        row = [1000 * value for value in (*means, wall - sum(means), wall)]
+        lines.append(f"{n:>6}" + "".join(f"{value:>9.1f}" for value in row))
+    return "\n".join(lines)
+
+
+def main() -> None:
+    said = dict(word.partition("=")[::2] for word in sys.argv[1:])
+    trials, workers = int(said.get("trials", 1000)), int(said.get("workers", 8))
+    root = Path(said.get("root") or tempfile.mkdtemp(prefix="pare-platform-")).absolute()
+    root.mkdir(parents=True, exist_ok=True)
+    sampler = {"name": said.get("sampler", "tpe"), "startup_trials": 10}
+    config = planted.config(root, trials, workers, sampler=sampler)
+    config = config.model_copy(
+        update={"storage": config.storage.model_copy(update={"name": said.get("storage", "sqlite")})}
+    )
+    objective.evaluate, objective.prepare = planted.evaluate, planted.prepare
+    began, cpu = time.perf_counter(), time.process_time()
+    sweep, clock = search(config)
+    seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
+    print(f"{trials} trials, {workers} workers, {sampler['name']}: {seconds:.0f} s, {cpu:.0f} s of it the driver's CPU")
+    print(f"load average {os.getloadavg()[0]:.1f} on {len(os.sched_getaffinity(0))} cores; {root}")
+    print(table(clock, sorted({*(n for n in (100, 250, 500, 1000) if n < trials), trials})))
+    told = sorted(record.number for record in sweep.records())
+    logged = [int(n) for n in Tracking(root, config.study.name).trials(sweep.name)["number"]]
+    print(f"told {len(told)}, logged {len(logged)}, each once: {told == logged == list(range(trials))}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,178 @@
+"""Optuna's database with one writer, the driver: read from memory; an ask or a tell is written in one transaction.
+
+Optuna's own storage asks the database again before every suggestion, since others might have written: some ninety
+statements and twenty commits per trial. There is one driver per study, so what it has written is what there is.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Container, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any
+
+from optuna.distributions import BaseDistribution
+from optuna.storages import BaseStorage, RDBStorage
+from optuna.study import StudyDirection
+from optuna.study._frozen import FrozenStudy
+from optuna.trial import FrozenTrial, TrialState
+
+
+class SingleWriter(BaseStorage):
+    """`database` with the trials of one study in memory. Nothing else may write that study's trials."""
+
+    def __init__(self, database: RDBStorage):
+        self._database = database
+        self._study: int | None = None
+        self._trials: dict[int, FrozenTrial] = {}  # by trial id, in order of number
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """What is written inside is stored by one transaction: all of it, or nothing when it raises."""
+        session = self._database.scoped_session
+        with self._database.engine.connect() as connection:
+            session.remove()
+            session.configure(bind=connection, join_transaction_mode="rollback_only")
+            try:
+                with connection.begin():
+                    yield
+            except BaseException:
+                self._study = None  # what memory says is not what was stored
+                raise
+            finally:
+                session.remove()
+                session.configure(bind=self._database.engine, join_transaction_mode="conditional_savepoint")
+
+    def _of(self, study_id: int) -> dict[int, FrozenTrial]:
+        if self._study != study_id:
+            found = self._database.get_all_trials(study_id, deepcopy=False)
+            self._trials = {t._trial_id: t for t in sorted(found, key=lambda t: t.number)}
+            self._study = study_id
+        return self._trials
+
+    def _change(self, trial_id: int, change: Callable[[FrozenTrial], None]) -> None:
+        """Put a changed copy in the trial's place: what was handed out before stays as it was."""
+        if self._study is not None and trial_id in self._trials:
+            changed = copy.copy(self._trials[trial_id])
+            for name in ("user_attrs", "system_attrs", "intermediate_values"):
+                setattr(changed, name, dict(getattr(changed, name)))
+            change(changed)
+            self._trials[trial_id] = changed
+
+    # Trials: written to the database, then to memory; read from memory.
+
+    def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
+        """See BaseStorage."""
+        trials = self._of(study_id)
+        trial_id: int = self._database.create_new_trial(study_id, template_trial)
+        trials[trial_id] = self._database.get_trial(trial_id)
+        return trial_id
+
+    def set_trial_param(
+        self, trial_id: int, param_name: str, param_value_internal: float, distribution: BaseDistribution
+    ) -> None:
+        """See BaseStorage."""
+        self._database.set_trial_param(trial_id, param_name, param_value_internal, distribution)
+
+        def change(trial: FrozenTrial) -> None:
+            trial.params = {**trial.params, param_name: distribution.to_external_repr(param_value_internal)}
+            trial.distributions = {**trial.distributions, param_name: distribution}
+
+        self._change(trial_id, change)
+
+    def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
+        """See BaseStorage."""
+        done: bool = self._database.set_trial_state_values(trial_id, state, values)
+
+        def change(trial: FrozenTrial) -> None:
+            trial.state = state
+            if values is not None:
+                trial.values = list(values)
+            if state == TrialState.RUNNING:
+                trial.datetime_start = datetime.now()
+            if state.is_finished():
+                trial.datetime_complete = datetime.now()
+
+        if done:
+            self._change(trial_id, change)
+        return done
+
+    def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
+        """See BaseStorage."""
+        self._database.set_trial_intermediate_value(trial_id, step, intermediate_value)
+        self._change(trial_id, lambda trial: trial.intermediate_values.__setitem__(step, intermediate_value))
+
+    def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
+        """See BaseStorage."""
+        self._database.set_trial_user_attr(trial_id, key, value)
+        self._change(trial_id, lambda trial: trial.user_attrs.__setitem__(key, value))
+
+    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
+        """See BaseStorage."""
+        self._database.set_trial_system_attr(trial_id, key, value)
+        self._change(trial_id, lambda trial: trial.system_attrs.__setitem__(key, value))
+
+    def get_trial(self, trial_id: int) -> FrozenTrial:
+        """See BaseStorage."""
+        known = self._trials.get(trial_id) if self._study is not None else None
+        return known if known is not None else self._database.get_trial(trial_id)
+
+    def get_all_trials(
+        self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
+    ) -> list[FrozenTrial]:
+        """See BaseStorage."""
+        found = [t for t in self._of(study_id).values() if states is None or t.state in states]
+        return copy.deepcopy(found) if deepcopy else found
+
+    def get_trial_id_from_study_id_trial_number(self, study_id: int, trial_number: int) -> int:
+        """See BaseStorage."""
+        for trial_id, trial in reversed(self._of(study_id).items()):
+            if trial.number == trial_number:
+                return trial_id
+        raise KeyError(f"study {study_id} has no trial number {trial_number}")
+
+    # Studies: the database's own.
+
+    def create_new_study(self, directions: Sequence[StudyDirection], study_name: str | None = None) -> int:
+        """See BaseStorage."""
+        study_id: int = self._database.create_new_study(directions, study_name)
+        return study_id
+
+    def delete_study(self, study_id: int) -> None:
+        """See BaseStorage."""
+        self._database.delete_study(study_id)
+        self._study = None
+
+    def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
+        """See BaseStorage."""
+        self._database.set_study_user_attr(study_id, key, value)
+
+    def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
+        """See BaseStorage."""
+        self._database.set_study_system_attr(study_id, key, value)
+
+    def get_study_id_from_name(self, study_name: str) -> int:
+        """See BaseStorage."""
+        study_id: int = self._database.get_study_id_from_name(study_name)
+        return study_id
+
+    def get_study_name_from_id(self, study_id: int) -> str:
+        """See BaseStorage."""
+        return str(self._database.get_study_name_from_id(study_id))
+
+    def get_study_directions(self, study_id: int) -> list[StudyDirection]:
+        """See BaseStorage."""
+        return list(self._database.get_study_directions(study_id))
+
+    def get_study_user_attrs(self, study_id: int) -> dict[str, Any]:
+        """See BaseStorage."""
+        return dict(self._database.get_study_user_attrs(study_id))
+
+    def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
+        """See BaseStorage."""
+        return dict(self._database.get_study_system_attrs(study_id))
+
+    def get_all_studies(self) -> list[FrozenStudy]:
+        """See BaseStorage."""
+        return list(self._database.get_all_studies())
