@@ -14,8 +14,10 @@ import hydra
 from omegaconf import DictConfig
 
 from search import cli
+from search.stop import Stop
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
+STOP = Stop()
 
 
 @hydra.main(version_base="1.3", config_path=str(EXPERIMENTS), config_name="config")
@@ -27,15 +29,17 @@ def search(raw: DictConfig) -> None:
         from search import drive, report, study
 
         with study.driver_lock(config.root, config.study.name):
-            sweep = study.Sweep.open(config.study, cli.storage(config.root), config.fresh)
-            drive.run(config, sweep)
+            sweep = study.Sweep.open(config.study, cli.storage(config.root), config.fresh, config.sweep)
+            drive.run(config, sweep, STOP)
         report.say(config.root, config.study.name, sweep.name)
 
 
 def main() -> None:
     """The command line; usage errors end with exit code 2 and without a traceback."""
-    sys.argv[1:] = cli.precheck(sys.argv[1:], EXPERIMENTS)
-    search()
+    STOP.install()
+    with cli.clear_errors():
+        sys.argv[1:] = cli.precheck(sys.argv[1:], EXPERIMENTS)
+        search()
 
 
 if __name__ == "__main__":

@@ -63,16 +63,21 @@ class Sweep:
         self.directions = [METRICS[name].direction for name in settings.objectives]
 
     @staticmethod
-    def open(settings: config.Study, storage: str, fresh: bool = False) -> Sweep:
-        """The study's newest sweep, or a new one if there is none or `fresh`.
+    def open(settings: config.Study, storage: str, fresh: bool = False, named: str | None = None) -> Sweep:
+        """The sweep `named` or the study's newest one, or a new one if there is none or `fresh`.
 
-        Raises SweepError when the storage cannot be read, SettingsError when the newest sweep was started otherwise.
+        Raises SweepError when the storage cannot be read, SettingsError when that sweep does not exist or was
+        started otherwise.
         """
         _quiet_optuna()
         try:
             names = sweep_names(settings.name, storage)
             number = int(names[-1].rsplit("-", 1)[1]) if names else 0
-            name = f"{settings.name}-{number + 1:03d}" if fresh or not names else names[-1]
+            if named and named not in names:
+                raise SettingsError(
+                    f"sweep: {settings.name} has no sweep {named!r}; choose from {', '.join(names) or 'none yet'}"
+                )
+            name = named or (f"{settings.name}-{number + 1:03d}" if fresh or not names else names[-1])
             study = optuna.create_study(
                 storage=storage,
                 study_name=name,
