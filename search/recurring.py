@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -20,6 +20,7 @@ from search.words import UsageError
 FOLDER = Path(__file__).parent.parent / "experiments" / "schedule"
 DAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
 ALIASES = {"@hourly": "0 * * * *", "@daily": "0 0 * * *", "@weekly": "0 0 * * 0", "@monthly": "0 0 1 * *"}
+_TICK, _NEAR = timedelta(microseconds=1), timedelta(hours=3)  # no zone moves its clock by more
 # Settings of search.run that the schedule or the scheduler decides.
 OWN = {
     "study": "write study: NAME beside it",
@@ -36,16 +37,52 @@ class Cron(CronTrigger):
 
     In the hour that comes twice when summer time ends a run at a set hour happens once, one of every hour twice. A
     time that is left out when summer time begins happens as long after the change as it would have been after it.
+
+    APScheduler 3.11 adds days as 24 hours, so that a midnight run was left out on the day after a short one: here it
+    only reads the zone's clock as if it were UTC's, and the zone says which moments that means.
     """
+
+    def __init__(self, zone: ZoneInfo, **fields: str):
+        super().__init__(**fields, timezone=UTC)
+        self.zone = zone
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "zone": str(self.zone)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.zone = ZoneInfo(state["zone"])
 
     def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime | None:
         """The next time after `previous_fire_time`, or from `now` on; None if there is none."""
-        hour = str(self.fields[self.FIELD_NAMES.index("hour")])
-        found: datetime | None = super().get_next_fire_time(previous_fire_time, now)
-        while found is not None and found.fold and not hour.startswith("*"):
-            found = super().get_next_fire_time(found, found)
-        # A time that does not exist reads as the one it stands for.
-        return found and found.astimezone(UTC).astimezone(self.timezone)
+        after = (previous_fire_time or now - _TICK).astimezone(UTC)
+        clock = after.astimezone(self.zone).replace(tzinfo=UTC, fold=0)
+        first = self._read(clock + _TICK)
+        if first is None:
+            return None
+        found = self._moments(first)[:1]
+        if self._changes(after) or self._changes(found[0]):  # the clock and time may then disagree about the order
+            found, reading = [], self._read(clock - _NEAR)
+            while reading is not None and (not found or reading <= first + _NEAR):
+                found += [moment for moment in self._moments(reading) if moment > after]
+                reading = self._read(reading + _TICK)
+        return min(found).astimezone(self.zone) if found else None
+
+    def _read(self, clock: datetime) -> datetime | None:
+        """The next reading of the clock that the line names."""
+        found: datetime | None = super().get_next_fire_time(None, clock)
+        return found
+
+    def _moments(self, clock: datetime) -> list[datetime]:
+        """When the zone's clock reads this, in UTC: one moment, or both of a doubled hour where every hour counts."""
+        local = clock.replace(tzinfo=self.zone)
+        first, second = (local.replace(fold=fold).astimezone(UTC) for fold in (0, 1))
+        every = str(self.fields[self.FIELD_NAMES.index("hour")]).startswith("*")
+        return [first, second] if every and second > first else [first]
+
+    def _changes(self, moment: datetime) -> bool:
+        before, after = (at.astimezone(self.zone).utcoffset() for at in (moment - _NEAR, moment + _NEAR))
+        return before != after
 
 
 def cron(text: str, timezone: str) -> Cron:
@@ -69,13 +106,13 @@ def cron(text: str, timezone: str) -> Cron:
         )
     try:
         made = Cron(
+            ZoneInfo(timezone),
             second=second,
             minute=minute,
             hour=hour,
             day=day,
             month=month,
             day_of_week=_weekdays(weekday),
-            timezone=ZoneInfo(timezone),
         )
     except ValueError as error:
         raise ValueError(f"cron: {text!r} cannot be read: {error}") from None
@@ -255,8 +292,7 @@ def _cross(schedule: Schedule) -> Iterator[str]:
         yield "webhook: needs one of url: and url_env:"
     if hook and hook.url is not None and not re.match(r"https?://[^/\s]+", hook.url):
         yield "webhook.url: must begin with http:// or https:// and name a host"
-    listed = schedule.overrides if isinstance(schedule.overrides, list) else [f"{k}=" for k in schedule.overrides]
-    for word in listed:
+    for word in schedule.overrides if isinstance(schedule.overrides, list) else _words(schedule.overrides):
         key, equals, _ = word.partition("=")
         if not equals:
             yield f"overrides: {word!r} is not KEY=VALUE"

@@ -239,7 +239,7 @@ def _show(made: Table, otherwise: str) -> None:
 
 
 def _local(moment: float, schedule: Schedule) -> str:
-    return f"{datetime.fromtimestamp(moment, schedule.trigger.timezone):%a %Y-%m-%d %H:%M:%S %Z}"
+    return f"{datetime.fromtimestamp(moment, schedule.trigger.zone):%a %Y-%m-%d %H:%M:%S %Z}"
 
 
 def _stamp(moment: float | None) -> str:

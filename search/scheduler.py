@@ -73,6 +73,10 @@ class Clock(BaseScheduler):
         """See BaseScheduler: what is stored has changed."""
         self._next = 0.0
 
+    def shutdown(self, wait: bool = True) -> None:
+        """See BaseScheduler, where it is abstract."""
+        super().shutdown(wait)
+
     def follow(self, schedules: Mapping[str, Schedule], say: _Say) -> None:
         """Start on the jobs that these schedules need: those that are as they were keep their next time."""
         self.start(paused=True)
@@ -89,7 +93,7 @@ class Clock(BaseScheduler):
             rules = {"misfire_grace_time": None, "coalesce": False, "max_instances": 1, "replace_existing": True}
             self.add_job(placeholder, schedule.trigger, id=name, name=schedule.when, **rules)
         for job in self.get_jobs():
-            say(f"{job.id}: {job.name}, next {job.next_run_time.astimezone(job.trigger.timezone):%Y-%m-%d %H:%M:%S %Z}")
+            say(f"{job.id}: {job.name}, next {job.next_run_time.astimezone(job.trigger.zone):%Y-%m-%d %H:%M:%S %Z}")
         self.resume()
 
     def tick(self) -> None:

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from search.history import History, Run
 from search.recurring import FOLDER, Schedule, one
-from search.store import store_uri
+from search.store import TrackingError, store_uri
 from search.words import RefusedError, UsageError, command, settings
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def judge(root: Path, history: History, run: Run, against: str) -> tuple[str, bo
         return FIRST, False, newer, None
     try:
         found = compare.compare(summary.read(root, study, before), newer)
-    except UsageError as error:
+    except (UsageError, TrackingError) as error:
         return f"not compared: {error}", False, newer, None
     return found.verdict, bool(len(found.lost)), newer, found
 
