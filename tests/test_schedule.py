@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -103,6 +104,14 @@ def test_a_daily_sweep_runs_once_a_day_whatever_the_clocks_do(
         days.append(moment.date())
         moment = trigger.get_next_fire_time(moment, moment)
     assert days == [days[0] + timedelta(days=i) for i in range(20)]
+
+
+@pytest.mark.parametrize("day", [datetime(2026, 3, 28, 22, tzinfo=UTC), datetime(2026, 10, 24, 22, tzinfo=UTC)])
+def test_every_quarter_of_an_hour_comes_whatever_the_clocks_do(day: datetime) -> None:
+    found = due("*/15 * * * *", "Europe/Berlin", day, 40)
+    assert {later.astimezone(UTC) - sooner.astimezone(UTC) for sooner, later in itertools.pairwise(found)} == {
+        timedelta(minutes=15)
+    }
 
 
 MISTAKES = {
