@@ -24,6 +24,7 @@ FIGURES = ("accuracy", "test_accuracy", "latency_ratio", "size_bytes")
 def confirm_again(words: list[str]) -> tuple[list[Confirmed], list[Confirmed]]:
     """(the sweep's own confirmation, a second one with seeds 1,000,000 further on)."""
     config = cli.composed(words, EXPERIMENTS)
+    config = config.model_copy(update={"root": cli.writable(config.root)})
     with driver_lock(config.root, config.study.name):
         sweep = Sweep.open(config.study, cli.storage(config.root))
         stored = sweep.get("confirmed")

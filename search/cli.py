@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from search import config
 from search.faults import SettingsError
+from search.stop import Terminated
 
 GROUPS = ("study", "executor", "storage")
 # Faults of the machine and its surroundings by class name: their modules take seconds to import.
@@ -68,43 +69,53 @@ def precheck(argv: list[str], experiments: Path) -> list[str]:
         asked = [a if c is None else f"study={c}" for a, c in zip(words, chosen, strict=True)]
         if multirun:
             asked = [a for a in asked if a.startswith("study=")]
-        _compose(asked, experiments)
+        try:
+            _compose(asked, experiments)
+        except config.ConfigError as error:
+            _usage(error.problems)
     return argv
 
 
 def composed(argv: list[str], experiments: Path) -> config.Config:
-    """What `python -m search.run` would run, without Hydra's own command line; raises ConfigError."""
-    return check(_compose(overrides(_search_path(argv)), experiments))
+    """What this command line would run, without running it; raises ConfigError with its mistakes."""
+    return config.check(_plain(_compose(overrides(_search_path(argv)), experiments)))
 
 
 def _compose(asked: list[str], experiments: Path) -> DictConfig:
+    """Raises ConfigError."""
     try:
         with initialize_config_dir(str(experiments), version_base="1.3"):
             return compose("config", overrides=asked)
     except MissingConfigException as error:
         folder, _, name = str(error.missing_cfg_file or "").rpartition("/")
         options = ", ".join(error.options or [])
-        _usage([f"{folder or 'config'}: {name!r} does not exist; choose from {options}"])
+        raise config.ConfigError([f"{folder or 'config'}: {name!r} does not exist; choose from {options}"]) from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f"{mark.name}, line {mark.line + 1}" if mark else "a file of experiments/"
-        _usage([f"{place}: not valid YAML: {getattr(error, 'problem', None) or error}"])
+        problem = getattr(error, "problem", None) or error
+        raise config.ConfigError([f"{place}: not valid YAML: {problem}"]) from error
     except OverrideParseException as error:
         example = """'study.constraints=["accuracy_drop <= 0.02"]'"""
-        _usage([f"{error.override.lstrip('+')}: cannot be read; write KEY=VALUE, quoting text as in {example}"])
+        word = error.override.lstrip("+")
+        rule = f"{word}: cannot be read; write KEY=VALUE, quoting text as in {example}"
+        raise config.ConfigError([rule]) from error
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        _usage([str(error).splitlines()[0]])
+        raise config.ConfigError([str(error).splitlines()[0]]) from error
     finally:
         GlobalHydra.instance().clear()
 
 
-def check(raw: DictConfig) -> config.Config:
-    """The composed configuration, checked, with `root` made absolute and writable."""
+def _plain(raw: DictConfig) -> Any:
     try:
-        plain: Any = OmegaConf.to_container(raw, resolve=True, throw_on_missing=True)
+        return OmegaConf.to_container(raw, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise config.ConfigError([str(error).splitlines()[0]]) from error
-    checked = config.check(plain)
+
+
+def check(raw: DictConfig) -> config.Config:
+    """The composed configuration, checked, with `root` made absolute and writable."""
+    checked = config.check(_plain(raw))
     return checked.model_copy(update={"root": writable(checked.root)})
 
 
@@ -127,16 +138,19 @@ def storage(root: Path, name: str = "sqlite") -> str:
 
 @contextmanager
 def clear_errors() -> Iterator[None]:
-    """Ends the process with one message: exit code 2 for a usage error, 1 for the machine's faults, 130 for Ctrl-C."""
+    """Ends the process with one message.
+
+    Exit code 2 for a usage error, 1 for the machine's faults, 130 for Ctrl-C, 0 for SIGTERM.
+    """
     try:
         yield
     except config.ConfigError as error:
         _usage(error.problems)
-    except KeyboardInterrupt:
-        _interrupted()
+    except KeyboardInterrupt as error:
+        _interrupted(error)
     except OSError as error:
-        if _has_interrupt(error):
-            _interrupted()
+        if interrupt := _interrupt(error):
+            _interrupted(interrupt)
         if error.errno is None:
             raise
         reason = "no space is left on the disk" if error.errno == errno.ENOSPC else error.strerror
@@ -144,21 +158,23 @@ def clear_errors() -> Iterator[None]:
     except SettingsError as error:
         _usage([str(error)])
     except Exception as error:
-        if _has_interrupt(error):
-            _interrupted()
+        if interrupt := _interrupt(error):
+            _interrupted(interrupt)
         if type(error).__name__ not in FAULTS:
             raise
         _fault(str(error))
 
 
-def _has_interrupt(error: BaseException | None) -> bool:
-    """Whether Ctrl-C lies behind the error: libraries turn it into errors of their own."""
-    return error is not None and (isinstance(error, KeyboardInterrupt) or _has_interrupt(error.__context__))
+def _interrupt(error: BaseException | None) -> KeyboardInterrupt | None:
+    """The Ctrl-C or SIGTERM that lies behind the error, if any: libraries turn it into errors of their own."""
+    return error if error is None or isinstance(error, KeyboardInterrupt) else _interrupt(error.__context__)
 
 
-def _interrupted() -> NoReturn:
-    print("\nInterrupted. Finished trials are kept; the same command goes on.", file=sys.stderr)
-    sys.exit(130)
+def _interrupted(error: KeyboardInterrupt) -> NoReturn:
+    asked = isinstance(error, Terminated)
+    how = "Stopped by SIGTERM" if asked else "Interrupted"
+    print(f"\n{how}. Finished trials are kept; the same command goes on.", file=sys.stderr)
+    sys.exit(0 if asked else 130)
 
 
 def _usage(problems: list[str]) -> NoReturn:

@@ -133,7 +133,8 @@ class Study(Section):
 class Executor(Section):
     """Where trials run. `workers: auto` is one per core; `trial_timeout` in seconds; workers are recycled.
 
-    `python`: the interpreter of a trainer's workers, where it is not the driver's.
+    `python`: the interpreter of a trainer's workers, where it is not the driver's. `grace`: seconds that running trials
+    have to finish after SIGTERM.
     """
 
     name: Literal["local", "inline"] = "local"
@@ -141,6 +142,7 @@ class Executor(Section):
     trial_timeout: Annotated[float, Field(gt=0)] = 1800
     trials_per_worker: Positive = 25
     retries: Annotated[int, Field(ge=0, le=10)] = 1
+    grace: Annotated[float, Field(ge=0)] = 30
     python: dict[Literal["pytorch", "tensorflow"], Path] = {}
 
 
@@ -152,7 +154,7 @@ class Storage(Section):
 
 
 class Config(Section):
-    """What `python -m search.run` is told."""
+    """What `python -m search.run` is told. `sweep`: go on with this one instead of the study's newest."""
 
     study: Study
     executor: Executor = Executor()
@@ -160,6 +162,7 @@ class Config(Section):
     root: Path = Path("mlruns")
     device: Device = "auto"
     fresh: bool = False
+    sweep: str | None = None
 
 
 def check(raw: Mapping[str, Any]) -> Config:
@@ -169,13 +172,16 @@ def check(raw: Mapping[str, Any]) -> Config:
     try:
         config = Config.model_validate(raw)
     except ValidationError as error:
-        problems += _messages(error)
+        problems += messages(error)
     study = raw.get("study")
     if isinstance(study, Mapping):
         problems += list(_read(study))
     if config is None or problems:
         raise ConfigError(list(dict.fromkeys(problems)))
-    if problems := list(_cross(config.study)):
+    problems = list(_cross(config.study))
+    if config.fresh and config.sweep:
+        problems.append(f"fresh: true starts a new sweep, sweep={config.sweep} goes on with one; write one of them")
+    if problems:
         raise ConfigError(problems)
     return config
 
@@ -240,7 +246,7 @@ def _cross(study: Study) -> Iterator[str]:
             yield from (f"study.references.{name}.{problem}" for problem in error.problems)
 
 
-def _messages(error: ValidationError) -> Iterator[str]:
+def messages(error: ValidationError, schema: type[BaseModel] = Config) -> Iterator[str]:
     """pydantic's errors in our words, one per field: field, value, rule, valid choices."""
     found: dict[str, list[str]] = {}
     values: dict[str, Any] = {}
@@ -253,7 +259,7 @@ def _messages(error: ValidationError) -> Iterator[str]:
         ]
         where = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in location).lstrip(".")
         if item["type"] == "extra_forbidden":
-            yield unknown(where, str(location[-1]), _fields_at(location[:-1]))
+            yield unknown(where, str(location[-1]), _fields_at(location[:-1], schema))
         elif item["type"] == "missing":
             yield f"{where}: missing; write {where}=..."
         else:
@@ -264,9 +270,9 @@ def _messages(error: ValidationError) -> Iterator[str]:
         yield f"{where}: {values[where]!r} is not valid; it {', or '.join(rules)}"
 
 
-def _fields_at(location: list[Any]) -> list[str]:
+def _fields_at(location: list[Any], schema: type[BaseModel]) -> list[str]:
     """Names of the fields of the section at `location`."""
-    section: Any = Config
+    section: Any = schema
     for part in location:
         annotation = section.model_fields[part].annotation
         nested = [a for a in (annotation, *get_args(annotation)) if isinstance(a, type) and issubclass(a, BaseModel)]

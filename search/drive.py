@@ -20,6 +20,7 @@ from search.log import Log
 from search.objective import Baseline, Outcome
 from search.provenance import git_commit
 from search.record import TrialRecord
+from search.stop import Stop
 from search.study import Asked, Sweep
 from trainers.base import DenseSpec
 from trainers.recipe import Recipe
@@ -27,8 +28,11 @@ from trainers.recipe import Recipe
 GIVE_UP_AFTER = 5  # failures in a row at the start: the study is wrong, not the recipes
 
 
-def run(config: Config, sweep: Sweep) -> None:
-    """Run the sweep to its end, confirm its front, log everything; what is finished is kept however this ends."""
+def run(config: Config, sweep: Sweep, stop: Stop | None = None) -> None:
+    """Run the sweep to its end, confirm its front, log everything; what is finished is kept however this ends.
+
+    `stop`: asked by SIGTERM; the trials that run then have `executor.grace` seconds, the rest is for the next start.
+    """
     state = [len(sweep.records()), config.study.budget.trials, config.study.confirm.model_dump()]
     if sweep.get("finished") == state:
         print(f"{sweep.name}: its {state[0]} trials are done. study.budget.trials=N goes on, fresh=true starts anew.")
@@ -37,7 +41,7 @@ def run(config: Config, sweep: Sweep) -> None:
     log = Log(config, sweep)
     display = Display(config.study.budget.trials, len(sweep.records()), config.study.objectives)
     workers = start(config.executor, config.root / "logs" / f"{sweep.name}.log")
-    driver = Driver(config, sweep, workers, display, log.trial)
+    driver = Driver(config, sweep, workers, display, log.trial, stop)
     live = Live(config, sweep, display, workers.slots)
     status, confirmed = "failed", list[Confirmed]()
     try:
@@ -61,13 +65,20 @@ class Driver:
     """Runs one sweep; `log` is told of every finished trial, after Optuna."""
 
     def __init__(
-        self, config: Config, sweep: Sweep, executor: Executor, display: Display, log: Callable[[TrialRecord], None]
+        self,
+        config: Config,
+        sweep: Sweep,
+        executor: Executor,
+        display: Display,
+        log: Callable[[TrialRecord], None],
+        stop: Stop | None = None,
     ):
         self._config = config
         self._sweep = sweep
         self._executor = executor
         self._display = display
         self._log = log
+        self._stop = stop or Stop()
         self._files = config.root / "trials" / sweep.name
         self.baselines: dict[str, Baseline] = {}
         self._records = sweep.records()
@@ -78,18 +89,29 @@ class Driver:
         self._waiting: dict[str, list[Asked]] = {}  # recipe digest -> trials that wait for the same recipe's result
 
     def search(self) -> None:
-        """Until the budget is spent. Raises SweepError when going on is pointless."""
+        """Until the budget is spent. Raises SweepError when going on is pointless, Terminated when asked to stop."""
         if self._left() <= 0:
             return
         self.prepare()
+        with self._stop.noted():
+            self._spend()
+
+    def _spend(self) -> None:
         budget = self._config.study.budget
         deadline = time.monotonic() + 60 * budget.minutes if budget.minutes else None
+        over = False
         while self._left() > 0 or self._running:
             out_of_time = deadline is not None and time.monotonic() > deadline
-            while not out_of_time and self._left() > 0 and len(self._running) < self._executor.slots:
+            if self._stop.asked and not over:
+                grace = self._config.executor.grace
+                self._display.say(f"SIGTERM: {len(self._running)} running trials have {grace:g} s to finish")
+            over = out_of_time or self._stop.asked
+            while not over and self._left() > 0 and len(self._running) < self._executor.slots:
                 self._start(self._sweep.ask())
             if out_of_time and not self._running:
                 self._display.say(f"The {budget.minutes:g} minutes of study.budget.minutes are over.")
+                return
+            if self._stop.asked and (not self._running or self._stop.overdue(self._config.executor.grace)):
                 return
             self._collect()
 

@@ -14,8 +14,10 @@ import hydra
 from omegaconf import DictConfig
 
 from search import cli
+from search.stop import Stop
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
+STOP = Stop()
 
 
 @hydra.main(version_base="1.3", config_path=str(EXPERIMENTS), config_name="config")
@@ -30,15 +32,17 @@ def search(raw: DictConfig) -> None:
         url = cli.storage(config.root, config.storage.name)
         with study.driver_lock(config.root, config.study.name, url, config.storage.patience) as hold:
             recorded = Tracking(config.root, config.study.name).sweeps()
-            sweep = study.Sweep.open(config.study, url, config.fresh, hold, recorded)
-            drive.run(config, sweep)
+            sweep = study.Sweep.open(config.study, url, config.fresh, named=config.sweep, hold=hold, recorded=recorded)
+            drive.run(config, sweep, STOP)
         report.say(config.root, config.study.name, sweep.name)
 
 
 def main() -> None:
     """The command line; usage errors end with exit code 2 and without a traceback."""
-    sys.argv[1:] = cli.precheck(sys.argv[1:], EXPERIMENTS)
-    search()
+    STOP.install()
+    with cli.clear_errors():
+        sys.argv[1:] = cli.precheck(sys.argv[1:], EXPERIMENTS)
+        search()
 
 
 if __name__ == "__main__":

@@ -78,21 +78,30 @@ class Sweep:
         settings: config.Study,
         storage: str,
         fresh: bool = False,
+        *,
+        named: str | None = None,
         hold: Hold | None = None,
         recorded: Sequence[str] = (),
     ) -> Sweep:
-        """The study's newest sweep, or a new one if there is none or `fresh`; never one named as a `recorded` one is.
+        """The sweep `named` or the study's newest one, or a new one if there is none or `fresh`.
 
-        Raises SweepError when the storage cannot be read, SettingsError when the newest sweep was started otherwise.
+        A new one is never named as a `recorded` one is.
+
+        Raises SweepError when the storage cannot be read, SettingsError when that sweep does not exist or was
+        started otherwise.
         """
         _quiet_optuna()
         with storages.telling(storage):
             store = SingleWriter(storages.opened(storage))
             names = sweep_names(settings.name, store)
+            if named and named not in names:
+                raise SettingsError(
+                    f"sweep: {settings.name} has no sweep {named!r}; choose from {', '.join(names) or 'none yet'}"
+                )
             # Another storage may have given a sweep of this name to the same record.
             taken = sorted({*names, *recorded}, key=_number)
             number = _number(taken[-1]) if taken else 0
-            name = f"{settings.name}-{number + 1:03d}" if fresh or not names else names[-1]
+            name = named or (f"{settings.name}-{number + 1:03d}" if fresh or not names else names[-1])
             study = optuna.create_study(
                 storage=store,
                 study_name=name,

@@ -1,4 +1,4 @@
-"""The command lines of report, pick, compare, status and ui: `KEY=VALUE` words, one clear message, exit codes."""
+"""The command lines beside search.run: `KEY=VALUE` words, one clear message, exit codes."""
 
 from __future__ import annotations
 
@@ -12,6 +12,10 @@ from search.store import TrackingError
 
 class UsageError(ValueError):
     """A command line that cannot be carried out; the message says what to write."""
+
+
+class RefusedError(RuntimeError):
+    """Something that cannot be done now; the message says why, and what to do."""
 
 
 def settings(words: Sequence[str], defaults: Mapping[str, str]) -> dict[str, str]:
@@ -36,7 +40,7 @@ def needs_study(asked: Mapping[str, str]) -> None:
 
 
 def command(name: str, text: str, argv: Sequence[str] | None, action: Callable[[list[str]], int]) -> int:
-    """Run `python -m NAME`: 2 for a mistake in it, 1 for a record or a file that cannot be used, else what it returns.
+    """Run `python -m NAME`: 2 for a mistake in it, 1 for what cannot be done or read, else what it returns.
 
     `text` is its help.
     """
@@ -49,6 +53,6 @@ def command(name: str, text: str, argv: Sequence[str] | None, action: Callable[[
     except (UsageError, SettingsError) as error:
         print(f"{name}: {error}\nSee python -m {name} --help", file=sys.stderr)
         return 2
-    except (TrackingError, SweepError, OSError) as error:
+    except (TrackingError, SweepError, RefusedError, OSError) as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 1
