@@ -140,8 +140,8 @@ def _probe(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), ANSWER_S).close()
     except OSError as error:
         raise SweepError(
-            f"executor.address: nothing answers at {address} ({error.strerror or error}); check that the cluster's head "
-            "runs and that a firewall lets its port through"
+            f"executor.address: nothing answers at {address} ({error.strerror or error}); check that the cluster's "
+            "head runs and that a firewall lets its port through"
         ) from None
 
 

@@ -113,7 +113,7 @@ class RayExecutor:
             return reply.result
 
     def _attempt(self, worker: Hired, key: int, kind: str, work: Callable[..., Any], parcels: list[Parcel]) -> Reply:
-        """One attempt; raises WorkerError when the worker dies or is too slow, ConnectionError when its node is lost."""
+        """Once. Raises WorkerError when the worker dies or is too slow, ConnectionError when its node is lost."""
         ray, limit = self._attached.ray, self._settings.trial_timeout
         deadline = time.monotonic() + limit
         try:

@@ -95,7 +95,7 @@ class Crew:
 
     def _room(self, kind: str, waited: float) -> bool:
         """Whether one more of the kind may be hired; idle ones of other kinds make room for it."""
-        there = [worker for worker in (*self._idle, *self._coming, *self._busy)]
+        there = [*self._idle, *self._coming, *self._busy]
         if kind == MEASURE:
             capacity = int(self._attached.resources().get(self._target, 0.0))
             if not capacity and waited > PATIENCE_S and not self._warned:

@@ -9,14 +9,12 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Steps:
-    """`work(*args, progress)`, then `measure(*args, result, progress)`, whose result is that of both.
-
-    Called like a function it does both here.
-    """
+    """`work(*args, progress)`, then `measure(*args, result, progress)`, whose result is that of both."""
 
     work: Callable[..., Any]
     measure: Callable[..., Any]
 
     def __call__(self, *args: Any) -> Any:
+        """Both, one after the other, in this process."""
         *given, progress = args
         return self.measure(*given, self.work(*given, progress), progress)

@@ -1,4 +1,4 @@
-"""A Ray cluster of several nodes on this machine: 127.0.0.1 is the head, 127.0.0.2 and so on are further nodes."""
+"""A Ray cluster of several nodes on this machine: 127.0.0.2 is the head, 127.0.0.3 and so on are further nodes."""
 
 from __future__ import annotations
 
@@ -71,11 +71,11 @@ class Cluster:
     @property
     def address(self) -> str:
         """What `executor.address=` is told."""
-        return f"127.0.0.1:{self.port}"
+        return f"127.0.0.2:{self.port}"
 
     def add(self, cpus: int, resources: str = "{}") -> Node:
         """Start one more node and wait until it says that it runs."""
-        ip = f"127.0.0.{len(self.nodes) + 1}"
+        ip = f"127.0.0.{len(self.nodes) + 2}"
         scratch = self.folder / f"node{len(self.nodes) + 1}"
         scratch.mkdir()
         head = ["--head", f"--port={self.port}", f"--temp-dir={self.folder / 'ray'}", "--include-dashboard=false"]
