@@ -35,7 +35,7 @@ def confirm_again(words: list[str]) -> tuple[list[Confirmed], list[Confirmed]]:
         confirm = confirm.model_copy(update={"first_seed": confirm.first_seed + 1_000_000, "seeds": first[0].seeds})
         config = config.model_copy(update={"study": config.study.model_copy(update={"confirm": confirm})})
         display = Display(len(first), 0, config.study.objectives)
-        workers = start(config.executor, config.root / "logs" / f"{sweep.name}.log")
+        workers = start(config, config.root / "logs" / f"{sweep.name}.log")
         try:
             with display:
                 driver = drive.Driver(config, sweep, workers, display, lambda record: None)

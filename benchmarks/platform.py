@@ -66,7 +66,7 @@ def search(config: Config) -> tuple[Sweep, Clock]:
         setattr(sweep, part, clock.timed(part, getattr(sweep, part)))
     with open(os.devnull, "w") as nowhere:
         display = Display(config.study.budget.trials, 0, config.study.objectives, Console(file=nowhere))
-        workers = start(config.executor, config.root / "logs" / "workers.log")
+        workers = start(config, config.root / "logs" / "workers.log")
         try:
             Driver(config, sweep, workers, display, clock.timed("log", log.trial)).search()
         finally:
@@ -97,7 +97,7 @@ def main() -> None:
     config = config.model_copy(
         update={"storage": config.storage.model_copy(update={"name": said.get("storage", "sqlite")})}
     )
-    objective.evaluate, objective.prepare = planted.evaluate, planted.prepare
+    objective.evaluate, objective.prepare = planted.evaluate, planted.prepare  # type: ignore[assignment]
     began, cpu = time.perf_counter(), time.process_time()
     sweep, clock = search(config)
     seconds, cpu = time.perf_counter() - began, time.process_time() - cpu

@@ -6,6 +6,7 @@ extra keys here. Rules that join fields (a runtime that cannot load what the tra
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -92,7 +93,10 @@ class Latency(Section):
 
 
 class Study(Section):
-    """One file of experiments/study: what to search. `recipe` is read by search.parse."""
+    """One file of experiments/study: what to search. `recipe` is read by search.parse.
+
+    `target`: the resource by which a Ray cluster's nodes say that latency may be measured there.
+    """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
     description: str = ""
@@ -109,6 +113,7 @@ class Study(Section):
     latency: Latency = Latency()
     confirm: Confirm = Confirm()
     seed: Annotated[int, Field(ge=0)] = 0
+    target: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:-]+$")] = "latency"
 
     @property
     def space(self) -> Space:
@@ -134,16 +139,20 @@ class Executor(Section):
     """Where trials run. `workers: auto` is one per core; `trial_timeout` in seconds; workers are recycled.
 
     `python`: the interpreter of a trainer's workers, where it is not the driver's. `grace`: seconds that running trials
-    have to finish after SIGTERM.
+    have to finish after SIGTERM. Of `ray` alone: `address`, and what a worker takes of its node, `num_cpus` and
+    `num_gpus`; there `workers: auto` is as many as there is room for.
     """
 
-    name: Literal["local", "inline"] = "local"
+    name: Literal["local", "ray", "inline"] = "local"
     workers: Positive | Literal["auto"] = "auto"
     trial_timeout: Annotated[float, Field(gt=0)] = 1800
     trials_per_worker: Positive = 25
     retries: Annotated[int, Field(ge=0, le=10)] = 1
     grace: Annotated[float, Field(ge=0)] = 30
     python: dict[Literal["pytorch", "tensorflow"], Path] = {}
+    address: str = "auto"
+    num_cpus: Annotated[float, Field(gt=0)] = 1
+    num_gpus: Annotated[float, Field(ge=0)] = 0
 
 
 class Storage(Section):
@@ -178,7 +187,7 @@ def check(raw: Mapping[str, Any]) -> Config:
         problems += list(_read(study))
     if config is None or problems:
         raise ConfigError(list(dict.fromkeys(problems)))
-    problems = list(_cross(config.study))
+    problems = [*_cross(config.study), *_placed(config)]
     if config.fresh and config.sweep:
         problems.append(f"fresh: true starts a new sweep, sweep={config.sweep} goes on with one; write one of them")
     if problems:
@@ -244,6 +253,28 @@ def _cross(study: Study) -> Iterator[str]:
             space.reference(partial)
         except SpaceError as error:
             yield from (f"study.references.{name}.{problem}" for problem in error.problems)
+
+
+def _placed(config: Config) -> Iterator[str]:
+    executor = config.executor
+    if executor.name != "ray":
+        for name in sorted(executor.model_fields_set & {"address", "num_cpus", "num_gpus"}):
+            yield f"executor.{name}: belongs to executor=ray; write executor=ray, or leave it out"
+        return
+    if importlib.util.find_spec("ray") is None:
+        yield "executor: 'ray' is not installed; run pip install 'pare[ray]', or write executor=local"
+    if not re.fullmatch(r"auto|local|(ray://)?[^/:\s]+:\d+", executor.address):
+        yield (
+            f"executor.address: {executor.address!r} is not an address; write auto, local, HOST:PORT of a cluster's "
+            "head, or ray://HOST:PORT of its client server"
+        )
+    for name, amount in (("num_cpus", executor.num_cpus), ("num_gpus", executor.num_gpus)):
+        if amount > 1 and amount != int(amount):
+            yield f"executor.{name}: {amount:g} must be a whole number above 1; Ray shares only what is below"
+    if config.device == "cuda" and not executor.num_gpus:
+        yield "executor.num_gpus: 0 hides every GPU from the workers, and device=cuda needs one; write e.g. 0.5"
+    if config.device == "cpu" and executor.num_gpus:
+        yield f"executor.num_gpus: {executor.num_gpus:g} would stay idle with device=cpu; write 0, or device=auto"
 
 
 def messages(error: ValidationError, schema: type[BaseModel] = Config) -> Iterator[str]:

@@ -23,6 +23,7 @@ from search.constraint import Constraint
 from search.display import Display
 from search.executor import Executor, Work, run_all
 from search.faults import SweepError, reason
+from search.measure import latencies
 from search.objective import Baseline, Built
 from search.record import TrialRecord, metric, spelt
 from search.study import Sweep
@@ -145,7 +146,7 @@ def summarize(
     """One candidate's means and intervals from its trainings and their measurements, one of each per seed."""
     columns: dict[str, list[float]] = {}
     for each, (test_accuracy, found) in zip(built, judged, strict=True):
-        row = each.metrics(baseline) | objective.latencies(found, baseline.latency_ms)
+        row = each.metrics(baseline) | latencies(found, baseline.latency_ms)
         row |= {"test_accuracy": test_accuracy, "test_accuracy_drop": baseline_test_accuracy - test_accuracy}
         for name, value in row.items():
             columns.setdefault(name, []).append(value)

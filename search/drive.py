@@ -38,9 +38,10 @@ def run(config: Config, sweep: Sweep, stop: Stop | None = None) -> None:
         print(f"{sweep.name}: its {state[0]} trials are done. study.budget.trials=N goes on, fresh=true starts anew.")
         return
     print(f"{sweep.name}: {state[0]} of {state[1]} trials done; everything is kept in {config.root}", flush=True)
+    # Before the record is opened: a cluster that does not answer is no run of the sweep.
+    workers = start(config, config.root / "logs" / f"{sweep.name}.log")
     log = Log(config, sweep)
     display = Display(config.study.budget.trials, len(sweep.records()), config.study.objectives)
-    workers = start(config.executor, config.root / "logs" / f"{sweep.name}.log")
     driver = Driver(config, sweep, workers, display, log.trial, stop)
     live = Live(config, sweep, display, workers.slots)
     status, confirmed = "failed", list[Confirmed]()
@@ -259,7 +260,7 @@ class Driver:
                 continue
             folder = self._files / f"baseline-{spec.trainer}-{spec.model}"
             folder.mkdir(parents=True, exist_ok=True)
-            args = (self._config, spec, folder, self._executor.slots)
+            args = (self._config, spec, folder, self._executor.threads)
             works.append(Work(-1 - index, spec.trainer, objective.prepare, args))
         for work in works:  # one after the other, each with all cores: the search waits for them
             run_all(self._executor, [work], self._begin_baseline, self._end_baseline, self._tell_progress)

@@ -1,4 +1,4 @@
-"""Where work runs: local worker processes (default), or this process (`inline`, for debugging).
+"""Where work runs: local worker processes (default), a Ray cluster (search/cluster.py), or this process (`inline`).
 
 An executor only evaluates; the driver alone asks and tells. A crash, an out-of-memory kill or a time-out costs one
 piece of work, which is tried again as often as the configuration says; after that its reason is the result.
@@ -30,9 +30,16 @@ Event = tuple[int | None, str, float]  # (key of the work, stage, fraction done)
 
 
 class Executor(Protocol):
-    """Runs `work(*args, progress)` and says how far it is. Work and results travel by pickle."""
+    """Runs `work(*args, progress)` and says how far it is. Work and results travel by pickle.
 
-    slots: int
+    `slots`: pieces of work at once. `threads`: what a piece may use that runs alone.
+    """
+
+    @property
+    def slots(self) -> int: ...  # noqa: D102
+
+    @property
+    def threads(self) -> int: ...  # noqa: D102
 
     def submit(self, key: int, trainer: str, work: Callable[..., Any], *args: Any) -> Future[Any]:
         """Run it on a worker that serves `trainer`; the Future raises what the work raised, or WorkerError."""
@@ -82,6 +89,7 @@ class InlineExecutor:
     """Runs the work in this process when it is submitted: breakpoints work, frameworks are imported here."""
 
     slots = 1
+    threads = 1
 
     def submit(self, key: int, trainer: str, work: Callable[..., Any], *args: Any) -> Future[Any]:
         """See Executor."""
@@ -110,7 +118,7 @@ class LocalExecutor:
     """
 
     def __init__(self, settings: config.Executor, output: Path | None = None):
-        self.slots = cores() if settings.workers == "auto" else settings.workers
+        self.slots = self.threads = cores() if settings.workers == "auto" else settings.workers
         self._settings = settings
         self._output = output
         self._context = multiprocessing.get_context("spawn")
@@ -150,9 +158,9 @@ class LocalExecutor:
                 failure.add_note(f"after {time.monotonic() - started:.0f} s in the last attempt")
                 outer.set_exception(failure)
 
-        python = next((path for name, path in self._settings.python.items() if name == trainer), None)
+        python = interpreter(self._settings, trainer)
         inner = self._pool(trainer).schedule(
-            _serve, args=[key, python, work, args], timeout=self._settings.trial_timeout
+            serve, args=[key, python, work, args], timeout=self._settings.trial_timeout
         )
         inner.add_done_callback(finished)
 
@@ -184,6 +192,11 @@ class LocalExecutor:
             pool.join()
 
 
+def interpreter(settings: config.Executor, trainer: str) -> Path | None:
+    """That of the trainer's workers, where it is not the driver's."""
+    return next((path for name, path in settings.python.items() if name == trainer), None)
+
+
 def cores() -> int:
     """Processors this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -208,15 +221,20 @@ class _Forward(logging.Handler):
         _report((None, f"{record.levelname.lower()}: {record.getMessage()}", 0.0))
 
 
-def _start_worker(events: Any, driver: int, output: Path | None) -> None:
-    """In a new worker: leave Ctrl-C to the driver, end when the driver is gone, one thread per numeric library."""
+def listen(report: Callable[[Event], None]) -> None:
+    """In a new worker: `report` is told its progress and our warnings; one thread per numeric library."""
     global _report
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(name, "1")
-    _report = events.put
+    _report = report
     for room in ("trainers", "runtimes", "search"):
         logging.getLogger(room).addHandler(_Forward(logging.WARNING))
+
+
+def _start_worker(events: Any, driver: int, output: Path | None) -> None:
+    """In a new process: leave Ctrl-C to the driver, end when the driver is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    listen(events.put)
     if output is not None:
         file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         os.dup2(file, 1)
@@ -233,7 +251,7 @@ def _follow(driver: int) -> None:
 _child: Child | None = None  # of this worker, where its trainer has an interpreter of its own
 
 
-def _serve(key: int, python: Path | None, work: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+def serve(key: int, python: Path | None, work: Callable[..., Any], args: tuple[Any, ...]) -> Any:
     """In a worker: do one piece of work, passing on its progress at most five times a second."""
     global _child
     last: list[Any] = ["", 0.0]
@@ -254,9 +272,17 @@ def _serve(key: int, python: Path | None, work: Callable[..., Any], args: tuple[
         raise
 
 
-def start(settings: config.Executor, output: Path) -> Executor:
-    """The executor that the configuration names; `output`: file for what frameworks print."""
-    if settings.name == "inline":
+def start(wanted: config.Config, output: Path) -> Executor:
+    """The executor that the configuration names; `output`: file for what frameworks print on this host.
+
+    Raises SweepError when its cluster cannot be reached or lacks what the study needs.
+    """
+    if wanted.executor.name == "inline":
         return InlineExecutor()
+    if wanted.executor.name == "ray":
+        from search.cluster import RayExecutor
+        from search.inputs import inputs
+
+        return RayExecutor(wanted.executor, wanted.root, wanted.study.target, inputs(wanted))
     output.parent.mkdir(parents=True, exist_ok=True)
-    return LocalExecutor(settings, output)
+    return LocalExecutor(wanted.executor, output)

@@ -32,6 +32,8 @@ ENVIRONMENT = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPER
 
 def reason(error: BaseException) -> str:
     """The reason a trial failed, in words; raises SweepError when no other trial could succeed either."""
+    if isinstance(error, SweepError):
+        raise error
     if isinstance(error, DataError | CacheError):
         raise SweepError(str(error)) from error
     if isinstance(error, OSError) and error.errno in ENVIRONMENT:

@@ -22,6 +22,8 @@ from runtimes import latency, quiet
 from runtimes.base import FORMATS, Artifact
 from runtimes.latency import LatencyResult as Measured
 from search.config import Config, Data
+from search.measure import latencies, latency_spec, same_hardware
+from search.steps import Steps
 from trainers import cache
 from trainers.base import Compressed, DenseSpec, Job
 from trainers.data import DataSet, normalized, open_test
@@ -128,11 +130,12 @@ def _restored(stored: dict[str, str]) -> Artifact | None:
     return found
 
 
-def prepare(config: Config, spec: DenseSpec, folder: Path, threads: int, progress: Progress) -> Baseline:
-    """Train the dense model, or take it from the cache; export it to `folder` and measure the file."""
+def _lay(config: Config, spec: DenseSpec, folder: Path, threads: int, progress: Progress) -> Baseline:
+    """Train the dense model, or take it from the cache, and export it to `folder`; its latency is not known yet."""
     trainer = trainers.base.load(spec.trainer)
     runtime = config.study.runtime_of(spec.trainer)
     data = _data(config, progress)
+    folder.mkdir(parents=True, exist_ok=True)
     job = Job(data, folder, FORMATS[runtime], config.device, threads, progress=progress)
     key = {**spec.to_dict(), "data": data.digest, "versions": trainer.versions(), "code": _code_digest(spec.trainer)}
     dense_folder = cache.entry(config.root / "cache", "dense", key)
@@ -142,26 +145,44 @@ def prepare(config: Config, spec: DenseSpec, folder: Path, threads: int, progres
         compressed = trainer.compress(recipe, trainer.open_dense(spec, dense_folder), None, job)
         artifact = Artifact.of(compressed.file)
         accuracy, _ = _accuracy(runtime, artifact, compressed, data)
-    progress("measure", 0.0)
-    measured = latency.measure(runtime, artifact, artifact, latency_spec(config))
     return Baseline(
         spec=spec,
         dense_folder=dense_folder,
         artifact=artifact,
         accuracy=accuracy,
         size_bytes=artifact.size_bytes(),
-        latency_ms=measured.latency_ms,
+        latency_ms=float("nan"),
         data_digest=data.digest,
-        versions={**trainer.versions(), runtime: runtimes.base.load(runtime).version()},
+        versions=trainer.versions(),
+        environment={},
+    )
+
+
+def _time(
+    config: Config, spec: DenseSpec, folder: Path, threads: int, baseline: Baseline, progress: Progress
+) -> Baseline:
+    """The baseline with its file measured."""
+    progress("measure", 0.0)
+    runtime = config.study.runtime_of(spec.trainer)
+    measured = latency.measure(runtime, baseline.artifact, baseline.artifact, latency_spec(config.study))
+    return replace(
+        baseline,
+        latency_ms=measured.latency_ms,
+        versions={**baseline.versions, runtime: measured.environment["runtime_version"]},
         environment=measured.environment | {"noisy": measured.noisy},
     )
 
 
-def evaluate(
-    config: Config, recipe: Recipe, baseline: Baseline, teacher: Baseline, folder: Path, progress: Progress
+def _measure(
+    config: Config,
+    recipe: Recipe,
+    baseline: Baseline,
+    teacher: Baseline,
+    folder: Path,
+    built: Built,
+    progress: Progress,
 ) -> Outcome:
-    """Carry out the recipe in `folder` and measure the exported file against the baseline's."""
-    built = build(config, recipe, baseline, teacher, folder, progress)
+    """What was built, measured against the baseline's file."""
     stages = dict(built.stages)
     with ExitStack() as room:
         with _stage(stages, "wait_for_quiet"):
@@ -170,7 +191,8 @@ def evaluate(
         with _stage(stages, "measure"):
             progress("measure", 0.0)
             runtime = config.study.runtime_of(recipe.trainer)
-            measured = latency.measure(runtime, built.artifact, baseline.artifact, latency_spec(config))
+            measured = latency.measure(runtime, built.artifact, baseline.artifact, latency_spec(config.study))
+    same_hardware(measured.environment, baseline.environment)
     metrics = built.metrics(baseline) | latencies(measured, baseline.latency_ms)
     return Outcome(metrics, stages, built.curves, built.artifact, measured.environment | {"noisy": measured.noisy})
 
@@ -198,13 +220,10 @@ def build(
     return Built(artifact, size, accuracy, agreement, compressed.sparsity, compressed.pruned, stages, compressed.curves)
 
 
-def judge(
+def _test(
     config: Config, trainer: str, artifacts: list[Artifact], baseline: Baseline, progress: Progress
-) -> tuple[list[float], list[Measured]]:
-    """(accuracy on the TEST split, latency) of each file; all latencies interleaved in one run.
-
-    Called once the search has ended: nothing before it opens the test split.
-    """
+) -> list[float]:
+    """Accuracy of each file on the TEST split, which nothing else opens."""
     runtime = config.study.runtime_of(trainer)
     progress("test split", 0.0)
     test = open_test(config.study.data.name, config.root / "cache", _own_folder(config), progress)
@@ -214,38 +233,34 @@ def judge(
         for artifact in artifacts:
             labels = loader.load(artifact, threads=1).predict(normalized(test.images, artifact.layout)).argmax(1)
             accuracies.append(float(np.mean(labels == test.labels)))
+    return accuracies
+
+
+def _measure_all(
+    config: Config,
+    trainer: str,
+    artifacts: list[Artifact],
+    baseline: Baseline,
+    accuracies: list[float],
+    progress: Progress,
+) -> tuple[list[float], list[Measured]]:
+    """The accuracies, and the latency of each file, all interleaved in one run."""
     progress("measure", 0.0)
-    return accuracies, latency.measure_many(runtime, artifacts, baseline.artifact, latency_spec(config))
+    runtime = config.study.runtime_of(trainer)
+    found = latency.measure_many(runtime, artifacts, baseline.artifact, latency_spec(config.study))
+    same_hardware(found[0].environment, baseline.environment)
+    return accuracies, found
 
 
-def latency_spec(config: Config) -> latency.LatencySpec:
-    """How the study measures latency."""
-    said = config.study.latency
-    return latency.LatencySpec(
-        batch=tuple(said.batch),
-        threads=tuple(said.threads),
-        target_rel_ci=said.target_rel_ci,
-        max_seconds=said.max_seconds,
-        seed=config.study.seed,
-    )
-
-
-def latencies(found: Measured, baseline_ms: float) -> dict[str, float]:
-    """The study's latency figures with their 95 % intervals, then those of further batch sizes and threads."""
-    metrics: dict[str, float] = {}
-    for index, each in enumerate(found.comparisons):
-        suffix = f"/batch{each.batch}_threads{each.threads}" if index else ""
-        ends = {"": each.ratio, "_low": each.ratio_low, "_high": each.ratio_high}
-        metrics |= {f"latency_ratio{suffix}{end}": ratio for end, ratio in ends.items()}
-        if not index:
-            metrics |= {f"latency_ms{end}": ratio * baseline_ms for end, ratio in ends.items()}
-        metrics |= {
-            f"latency_p50_ms{suffix}": each.candidate.p50_ms,
-            f"latency_p95_ms{suffix}": each.candidate.p95_ms,
-            f"latency_iqr_ms{suffix}": each.candidate.iqr_ms,
-            f"throughput{suffix}": each.candidate.throughput,
-        }
-    return metrics
+# (config, spec, folder, threads, progress) -> Baseline. Trains the dense model, or takes it from the cache, exports it
+# to `folder` and measures the file.
+prepare = Steps(_lay, _time)
+# (config, recipe, baseline, teacher, folder, progress) -> Outcome. Carries out the recipe in `folder` and measures the
+# exported file against the baseline's.
+evaluate = Steps(build, _measure)
+# (config, trainer, artifacts, baseline, progress) -> (accuracies on the TEST split, latencies), one of each per file.
+# Called once the search has ended.
+judge = Steps(_test, _measure_all)
 
 
 @contextmanager

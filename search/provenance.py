@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import subprocess
+from pathlib import Path
 
 
 @functools.cache
@@ -16,3 +18,13 @@ def git_commit() -> str:
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return said.stdout.strip() if said.returncode == 0 else ""
+
+
+@functools.cache
+def code_digest() -> str:
+    """16 hex digits over the code that carries out trials, which two hosts of one sweep must share."""
+    home, digest = Path(__file__).parent.parent, hashlib.sha256()
+    for room in ("search", "trainers", "runtimes"):
+        for file in sorted((home / room).rglob("*.py")):
+            digest.update(file.relative_to(home).as_posix().encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()[:16]

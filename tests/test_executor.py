@@ -10,14 +10,19 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
 import pytest
 
+from search.cluster import RayExecutor
+from search.config import Config, check
 from search.config import Executor as Settings
-from search.executor import InlineExecutor, LocalExecutor, start
+from search.executor import Executor, InlineExecutor, LocalExecutor, start
 from search.faults import WorkerError
+from search.steps import Steps
+from tests.linear import RAW
 from trainers.base import TrainingError
 
 Progress = Callable[[str, float], None]
@@ -53,53 +58,107 @@ def talk(progress: Progress) -> None:
     logging.getLogger("trainers.cache").warning("the cache is %s", "broken")
 
 
+_served = 0
+
+
+def remember(progress: Progress) -> tuple[int, int]:
+    global _served
+    _served += 1
+    return os.getpid(), _served
+
+
+def write(given: Path, folder: Path, progress: Progress) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "made").write_text(f"{given.read_text()} and made")
+    return folder / "made"
+
+
+def read(given: Path, folder: Path, made: Path, progress: Progress) -> tuple[Path, str, bool]:
+    return made, made.read_text().replace("made", "read"), given.parent.name == "root0"
+
+
 def fail(progress: Progress) -> None:
     raise TrainingError("the loss is NaN")
 
 
+def configured(**settings: Any) -> Config:
+    return check({"study": RAW, "executor": settings})
+
+
+SETTINGS: dict[str, Any] = {"workers": 2, "trial_timeout": 6, "retries": 1, "trials_per_worker": 3}
+
+
 @pytest.fixture(scope="module")
-def local() -> Iterator[LocalExecutor]:
-    executor = LocalExecutor(Settings(workers=2, trial_timeout=6, retries=1, trials_per_worker=3))
+def ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Executor]:
+    """On a Ray of its own; one for all tests, since it takes seconds to start."""
+    settings = Settings.model_validate({"name": "ray", "address": "local", **SETTINGS})
+    executor = RayExecutor(settings, tmp_path_factory.mktemp("root"))
     yield executor
     executor.close()
 
 
-def test_work_is_done_in_other_processes_which_are_recycled(local: LocalExecutor) -> None:
-    pids = [local.submit(i, "pytorch", pid).result(timeout=30) for i in range(10)]
+@pytest.fixture(scope="module", params=["local", "ray"])
+def executor(request: pytest.FixtureRequest) -> Iterator[Executor]:
+    """Every executor that has workers must pass these tests."""
+    if request.param == "ray":
+        yield request.getfixturevalue("ray")
+        return
+    local = LocalExecutor(Settings.model_validate(SETTINGS))
+    yield local
+    local.close()
+
+
+def test_work_is_done_in_other_processes_which_are_recycled(executor: Executor) -> None:
+    pids = [executor.submit(i, "pytorch", pid).result(timeout=30) for i in range(10)]
     assert os.getpid() not in pids
     assert max(map(pids.count, pids)) <= 3
 
 
-def test_progress_reaches_the_driver(local: LocalExecutor) -> None:
-    assert local.submit(7, "pytorch", double, 21).result(timeout=30) == 42
+def test_progress_reaches_the_driver(executor: Executor) -> None:
+    assert executor.submit(7, "pytorch", double, 21).result(timeout=30) == 42
     deadline = time.monotonic() + 10
-    found = local.events()
+    found = executor.events()
     while (7, "doubling", 0.5) not in found and time.monotonic() < deadline:
         time.sleep(0.05)
-        found += local.events()
+        found += executor.events()
     assert (7, "doubling", 0.5) in found
 
 
-def test_a_crash_is_tried_again_then_is_the_reason(local: LocalExecutor, tmp_path: Path) -> None:
-    with pytest.raises(WorkerError, match="killed by SIGKILL; out of memory"):
-        local.submit(0, "pytorch", die, tmp_path / "log", signal.SIGKILL).result(timeout=60)
+def test_a_crash_is_tried_again_then_is_the_reason(executor: Executor, tmp_path: Path) -> None:
+    with pytest.raises(WorkerError, match=r"killed .*; out of memory\?"):
+        executor.submit(0, "pytorch", die, tmp_path / "log", signal.SIGKILL).result(timeout=60)
     assert (tmp_path / "log").read_text() == "xx"
-    assert local.submit(1, "pytorch", die_once, tmp_path / "once").result(timeout=60) == "well"
-    assert local.submit(2, "pytorch", double, 1).result(timeout=30) == 2
+    assert executor.submit(1, "pytorch", die_once, tmp_path / "once").result(timeout=60) == "well"
+    assert executor.submit(2, "pytorch", double, 1).result(timeout=30) == 2
 
 
-def test_what_takes_too_long_is_stopped(local: LocalExecutor) -> None:
+def test_what_takes_too_long_is_stopped(executor: Executor) -> None:
     with pytest.raises(WorkerError, match=r"longer than executor.trial_timeout \(6 s\)"):
-        local.submit(0, "pytorch", hang).result(timeout=60)
+        executor.submit(0, "pytorch", hang).result(timeout=60)
 
 
-def test_a_reason_of_its_own_is_not_tried_again(local: LocalExecutor) -> None:
+def test_a_reason_of_its_own_is_not_tried_again(executor: Executor) -> None:
     with pytest.raises(TrainingError, match="the loss is NaN"):
-        local.submit(0, "pytorch", fail).result(timeout=30)
+        executor.submit(0, "pytorch", fail).result(timeout=30)
+
+
+def test_workers_are_kept_and_no_two_trainers_share_one(ray: Executor) -> None:
+    first, second = (ray.submit(i, "pytorch", remember).result(timeout=60) for i in range(2))
+    assert second[0] == first[0]
+    assert second[1] == first[1] + 1
+    assert ray.submit(2, "tensorflow", remember).result(timeout=60)[0] != first[0]
+
+
+def test_files_travel_with_the_work_and_back(ray: Executor, tmp_path_factory: pytest.TempPathFactory) -> None:
+    root = tmp_path_factory.getbasetemp() / "root0"
+    (root / "given").write_text("given")
+    made = ray.submit(0, "pytorch", Steps(write, read), root / "given", root / "trials" / "0001").result(timeout=60)
+    assert made == (root / "trials" / "0001" / "made", "given and read", False)
+    assert made[0].read_text() == "given and made"
 
 
 def test_warnings_reach_the_driver_and_prints_the_file(tmp_path: Path) -> None:
-    executor = start(Settings(workers=1), tmp_path / "logs" / "output")
+    executor = start(configured(workers=1), tmp_path / "logs" / "output")
     try:
         executor.submit(0, "pytorch", talk).result(timeout=60)
         deadline = time.monotonic() + 10
@@ -114,7 +173,7 @@ def test_warnings_reach_the_driver_and_prints_the_file(tmp_path: Path) -> None:
 
 
 def test_inline_runs_here(tmp_path: Path) -> None:
-    executor = start(Settings(name="inline"), tmp_path / "log")
+    executor = start(configured(name="inline"), tmp_path / "log")
     assert isinstance(executor, InlineExecutor)
     assert executor.submit(0, "pytorch", pid).result() == os.getpid()
     with pytest.raises(TrainingError):
