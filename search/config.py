@@ -148,11 +148,18 @@ class Executor(Section):
     python: dict[Literal["pytorch", "tensorflow"], Path] = {}
 
 
+class Tracking(Section):
+    """What is recorded besides MLflow's. `tensorboard`: an event file per trial under ROOT/tensorboard/SWEEP."""
+
+    tensorboard: bool = False
+
+
 class Config(Section):
     """What `python -m search.run` is told."""
 
     study: Study
     executor: Executor = Executor()
+    tracking: Tracking = Tracking()
     root: Path = Path("mlruns")
     device: Device = "auto"
     fresh: bool = False

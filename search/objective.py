@@ -22,6 +22,7 @@ from runtimes import latency, quiet
 from runtimes.base import FORMATS, Artifact
 from runtimes.latency import LatencyResult as Measured
 from search.config import Config, Data
+from search.meter import metered
 from trainers import cache
 from trainers.base import Compressed, DenseSpec, Job
 from trainers.data import DataSet, normalized, open_test
@@ -70,10 +71,11 @@ class Baseline:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one trial gave; `stages` in seconds, `curves` one dict per epoch."""
+    """What one trial gave; `stages` in seconds, `system` as `meter.metered` gives it, `curves` one dict per epoch."""
 
     metrics: dict[str, float]
     stages: dict[str, float]
+    system: dict[str, float]
     curves: list[dict[str, float]]
     artifact: Artifact
     environment: dict[str, Any]
@@ -161,7 +163,8 @@ def evaluate(
     config: Config, recipe: Recipe, baseline: Baseline, teacher: Baseline, folder: Path, progress: Progress
 ) -> Outcome:
     """Carry out the recipe in `folder` and measure the exported file against the baseline's."""
-    built = build(config, recipe, baseline, teacher, folder, progress)
+    with metered(config.device) as system:
+        built = build(config, recipe, baseline, teacher, folder, progress)
     stages = dict(built.stages)
     with ExitStack() as room:
         with _stage(stages, "wait_for_quiet"):
@@ -172,7 +175,8 @@ def evaluate(
             runtime = config.study.runtime_of(recipe.trainer)
             measured = latency.measure(runtime, built.artifact, baseline.artifact, latency_spec(config))
     metrics = built.metrics(baseline) | latencies(measured, baseline.latency_ms)
-    return Outcome(metrics, stages, built.curves, built.artifact, measured.environment | {"noisy": measured.noisy})
+    environment = measured.environment | {"noisy": measured.noisy}
+    return Outcome(metrics, stages, system, built.curves, built.artifact, environment)
 
 
 def build(
