@@ -8,7 +8,7 @@ tensorboard/plugins/hparams/plugin_data.proto and google/protobuf/struct.proto.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 from search.record import TrialRecord
