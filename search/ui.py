@@ -158,16 +158,16 @@ def _counted(trials: pd.DataFrame, part: str) -> int:
     return int(kinds.get(part, trials["state"] == "failed").sum())
 
 
-def free_port(asked: int | None) -> int:
-    """The asked port, or else 5000 or the next one nobody listens on; raises UsageError when it is taken."""
-    for port in [asked] if asked else range(5000, 5100):
+def free_port(asked: int | None, first: int = 5000) -> int:
+    """The asked port, or else `first` or the next one nobody listens on; raises UsageError when it is taken."""
+    for port in [asked] if asked else range(first, first + 100):
         with socket.socket() as probe:
             # As the server does: the port of one that has just ended may be taken again at once.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             with contextlib.suppress(OSError):
                 probe.bind((HOST, port))
                 return port
-    raise UsageError(f"port: {asked or '5000 to 5099'} is taken; name a free one with port=...")
+    raise UsageError(f"port: {asked or f'{first} to {first + 99}'} is taken; name a free one with port=...")
 
 
 @contextlib.contextmanager
@@ -229,13 +229,14 @@ def _show(address: str, links: dict[str, dict[str, str]]) -> None:
         print("  nothing is recorded yet: run `python -m search.run study=mnist_prune`")
 
 
-def _stop(number: int, frame: FrameType | None) -> None:
+def stop(number: int, frame: FrameType | None) -> None:
+    """SIGTERM ends a server as Ctrl-C does."""
     raise KeyboardInterrupt
 
 
 def _carry_out(words: list[str]) -> int:
     root, asked = arguments(words)
-    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGTERM, stop)
     uri = store_uri(root)
     if uri.startswith("http"):
         _show(uri.rstrip("/"), preset(root))
