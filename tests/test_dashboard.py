@@ -27,7 +27,7 @@ def answer(url: str, path: str) -> Any:
     pytest.importorskip("optuna_dashboard")
     environ: dict[str, Any] = {"PATH_INFO": path, "REQUEST_METHOD": "GET"}
     setup_testing_defaults(environ)
-    return json.loads(b"".join(dashboard.app(url)(environ, lambda status, headers: None)))
+    return json.loads(b"".join(dashboard.app(url)(environ, lambda *told: None)))
 
 
 def swept(root: Path, **changes: Any) -> tuple[Sweep, list[int]]:
