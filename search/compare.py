@@ -21,9 +21,10 @@ from search.words import UsageError, command, needs_study, settings
 HELP = """\
 Compare the fronts of two sweeps of a study.
 
-  python -m search.compare study=NAME [sweep=OLDER sweep=NEWER] [root=mlruns]
+  python -m search.compare study=NAME [sweep=OLDER sweep=NEWER] [out=FILE.html|FILE.png] [root=mlruns]
 
   sweep  twice, the older first; the last two if left out
+  out    a file for both fronts in one chart
 
 A part of the front has moved only where the intervals say so: a point beats another when its interval lies wholly on
 the better side in one objective and wholly on the worse side in none. Latencies are compared as ratios to each sweep's
@@ -53,6 +54,11 @@ class Comparison:
         if len(self.gained):
             return "better beyond noise"
         return "worse beyond noise" if len(self.lost) else "no difference beyond noise"
+
+    @property
+    def title(self) -> str:
+        """`smoke-002 against smoke-001: better beyond noise`."""
+        return f"{self.newer.sweep} against {self.older.sweep}: {self.verdict}"
 
 
 def compare(older: Summary, newer: Summary) -> Comparison:
@@ -120,18 +126,21 @@ def moved(found: Comparison) -> list[str]:
     return lines
 
 
-def arguments(words: Sequence[str]) -> tuple[str, list[str], Path]:
-    """(study, sweeps, root); raises UsageError."""
+def arguments(words: Sequence[str]) -> tuple[str, list[str], Path, Path | None]:
+    """(study, sweeps, root, file for the chart); raises UsageError."""
     sweeps = [word.partition("=")[2] for word in words if word.startswith("sweep=")]
-    asked = settings(words, {"study": "", "sweep": "", "root": "mlruns"})
+    asked = settings(words, {"study": "", "sweep": "", "out": "", "root": "mlruns"})
     needs_study(asked)
     if len(sweeps) not in (0, 2):
         raise UsageError(f"sweep: {len(sweeps)} given; name two, the older first, or none for the last two")
-    return asked["study"], sweeps, Path(asked["root"])
+    out = Path(asked["out"]) if asked["out"] else None
+    if out is not None and out.suffix not in (".html", ".png"):
+        raise UsageError(f"out: {out.name!r} must end in .html or .png")
+    return asked["study"], sweeps, Path(asked["root"]), out
 
 
 def _carry_out(words: list[str]) -> int:
-    study, sweeps, root = arguments(words)
+    study, sweeps, root, out = arguments(words)
     if not sweeps:
         sweeps = summaries.existing(root, study).sweeps()[-2:]
         if len(sweeps) < 2:
@@ -141,6 +150,12 @@ def _carry_out(words: list[str]) -> int:
     console.print(table(found))
     for line in moved(found):
         console.print(line, soft_wrap=True, markup=False)
+    if out is not None:
+        # matplotlib and plotly take seconds to import: the table alone does not wait for them.
+        from search import overlay
+
+        overlay.write(found, out)
+        console.print(f"Chart    {out}", soft_wrap=True, markup=False)
     return 0
 
 

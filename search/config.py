@@ -162,12 +162,19 @@ class Storage(Section):
     patience: Annotated[float, Field(ge=0)] = 300
 
 
+class Tracking(Section):
+    """What is recorded besides MLflow's. `tensorboard`: an event file per trial under ROOT/tensorboard/SWEEP."""
+
+    tensorboard: bool = False
+
+
 class Config(Section):
     """What `python -m search.run` is told. `sweep`: go on with this one instead of the study's newest."""
 
     study: Study
     executor: Executor = Executor()
     storage: Storage = Storage()
+    tracking: Tracking = Tracking()
     root: Path = Path("mlruns")
     device: Device = "auto"
     fresh: bool = False

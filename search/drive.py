@@ -186,6 +186,7 @@ class Driver:
             start_ms=asked.start_ms,
             end_ms=max(now, asked.start_ms),
             stages={},
+            system={},
             curves=[],
         )
         self._finish(asked, copied)
@@ -242,6 +243,7 @@ class Driver:
             feasible=all(v <= 0 for v in violations.values()),
             violations=violations,
             stages=stages,
+            system=outcome.system,
             curves=outcome.curves,
             artifact=str(outcome.artifact.path),
             environment=outcome.environment,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from search import report
+from search import events, report
 from search.config import Config
 from search.confirm import Confirmed
 from search.objective import Baseline
@@ -35,14 +35,28 @@ class Log:
     def trial(self, record: TrialRecord) -> None:
         """Log one finished trial; a second time changes nothing."""
         self._tracking.log_trial(self._sweep.name, record)
+        if self._config.tracking.tensorboard:
+            events.write(record, self._config.root / "tensorboard" / self._sweep.name / f"{record.number:04d}")
 
     def finish(self, status: str, baselines: Sequence[Baseline], confirmed: Sequence[Confirmed]) -> None:
         """Log the front, its confirmation, pictures and report. `status`: finished, interrupted or failed."""
         if baselines:
-            point = json.dumps(reference_point(self._config, baselines))
-            self._tracking.tag_sweep(self._sweep.name, {"pare.reference_point": point})
+            point = reference_point(self._config, baselines)
+            self._tracking.tag_sweep(self._sweep.name, {"pare.reference_point": json.dumps(self._as_first(point))})
         self._tracking.log_confirmed(self._sweep.name, [point.to_dict() for point in confirmed])
         report.finish(self._config.root, self._tracking, self._sweep.name, status)
+
+    def _as_first(self, point: list[float]) -> list[float]:
+        """The study's first sweep's reference point, so that volumes compare; of latency in ms this sweep's own.
+
+        A machine's speed drifts from sweep to sweep, the ratio to its dense baseline does not.
+        """
+        first = self._tracking.about(self._tracking.sweeps()[0])
+        if first["objectives"] != self._config.study.objectives or first["reference"] is None:
+            return point
+        names = self._config.study.objectives
+        own = zip(names, point, first["reference"], strict=True)
+        return [now if name == "latency_ms" else was for name, now, was in own]
 
 
 def reference_point(config: Config, baselines: Sequence[Baseline]) -> list[float]:

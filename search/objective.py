@@ -10,7 +10,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from runtimes.base import FORMATS, Artifact
 from runtimes.latency import LatencyResult as Measured
 from search.config import Config, Data
 from search.measure import latencies, latency_spec, same_hardware
+from search.meter import metered
 from search.steps import Steps
 from trainers import cache
 from trainers.base import Compressed, DenseSpec, Job
@@ -72,10 +73,11 @@ class Baseline:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one trial gave; `stages` in seconds, `curves` one dict per epoch."""
+    """What one trial gave; `stages` in seconds, `system` as `meter.metered` gives it, `curves` one dict per epoch."""
 
     metrics: dict[str, float]
     stages: dict[str, float]
+    system: dict[str, float]
     curves: list[dict[str, float]]
     artifact: Artifact
     environment: dict[str, Any]
@@ -93,6 +95,7 @@ class Built:
     pruned: float
     stages: dict[str, float]
     curves: list[dict[str, float]]
+    system: dict[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, to be stored with the sweep."""
@@ -194,7 +197,8 @@ def _measure(
             measured = latency.measure(runtime, built.artifact, baseline.artifact, latency_spec(config.study))
     same_hardware(measured.environment, baseline.environment)
     metrics = built.metrics(baseline) | latencies(measured, baseline.latency_ms)
-    return Outcome(metrics, stages, built.curves, built.artifact, measured.environment | {"noisy": measured.noisy})
+    environment = measured.environment | {"noisy": measured.noisy}
+    return Outcome(metrics, stages, built.system, built.curves, built.artifact, environment)
 
 
 def build(
@@ -218,6 +222,15 @@ def build(
             accuracy, agreement = _accuracy(runtime, artifact, compressed, data)
             size = artifact.size_bytes()
     return Built(artifact, size, accuracy, agreement, compressed.sparsity, compressed.pruned, stages, compressed.curves)
+
+
+def _build(
+    config: Config, recipe: Recipe, baseline: Baseline, teacher: Baseline, folder: Path, progress: Progress
+) -> Built:
+    """The same, and what it took of the system."""
+    with metered(config.device) as system:
+        built = build(config, recipe, baseline, teacher, folder, progress)
+    return replace(built, system=system)
 
 
 def _test(
@@ -257,7 +270,7 @@ def _measure_all(
 prepare = Steps(_lay, _time)
 # (config, recipe, baseline, teacher, folder, progress) -> Outcome. Carries out the recipe in `folder` and measures the
 # exported file against the baseline's.
-evaluate = Steps(build, _measure)
+evaluate = Steps(_build, _measure)
 # (config, trainer, artifacts, baseline, progress) -> (accuracies on the TEST split, latencies), one of each per file.
 # Called once the search has ended.
 judge = Steps(_test, _measure_all)

@@ -72,7 +72,7 @@ def _panel(axes: Axes, summary: Summary, x: str, y: str) -> None:
         at, up = shown(row, x)[0], shown(row, y)[0]
         drawn = colour(str(row.get(SCHEME, "none"))), symbol(str(row.get(GRANULARITY, "none")))[1]
         if row["on_front"]:
-            axes.errorbar(at, up, xerr=_ends(row, x), yerr=_ends(row, y), color=GREY, linewidth=1, capsize=2, zorder=2)
+            axes.errorbar(at, up, xerr=ends(row, x), yerr=ends(row, y), color=GREY, linewidth=1, capsize=2, zorder=2)
             axes.scatter(at, up, s=60, color=drawn[0], marker=drawn[1], edgecolor="white", linewidth=0.8, zorder=3)
         elif row["feasible"]:
             axes.scatter(at, up, s=30, color=drawn[0], marker=drawn[1], alpha=0.3, linewidth=0, zorder=1.5)
@@ -99,9 +99,10 @@ def _panel(axes: Axes, summary: Summary, x: str, y: str) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _ends(row: pd.Series, name: str) -> np.ndarray | None:
-    ends = interval(row, name)
-    if ends is None:
+def ends(row: pd.Series, name: str) -> np.ndarray | None:
+    """float64 [2, 1]: how far the interval reaches below and above the row's metric, in the unit shown."""
+    found = interval(row, name)
+    if found is None:
         return None
     value, unit = shown(row, name)[0], metric(name).scale
-    return np.maximum([[value - ends[0] * unit], [ends[1] * unit - value]], 0.0)
+    return np.maximum([[value - found[0] * unit], [found[1] * unit - value]], 0.0)

@@ -183,7 +183,7 @@ def _points(kind: str, rows: pd.DataFrame, x: str, y: str) -> go.Scatter:
         marker |= {"size": 13, "opacity": 1.0, "line": {"color": "white", "width": 1}}
     if kind == "infeasible":
         marker |= {"symbol": "x-thin-open", "line": {"width": 1.5}, "opacity": 0.5, "size": 8}
-    errors = {f"error_{axis}": _bars(rows, name) for axis, name in (("x", x), ("y", y))} if kind == "front" else {}
+    errors = {f"error_{axis}": bars(rows, name) for axis, name in (("x", x), ("y", y))} if kind == "front" else {}
     return go.Scatter(
         x=shown(rows, x),
         y=shown(rows, y),
@@ -191,13 +191,14 @@ def _points(kind: str, rows: pd.DataFrame, x: str, y: str) -> go.Scatter:
         name=kind,
         marker=marker,
         showlegend=False,
-        text=[_hover(row, kind) for _, row in rows.iterrows()],
+        text=[hover(row, kind) for _, row in rows.iterrows()],
         hovertemplate="%{text}<extra></extra>",
         **errors,
     )
 
 
-def _bars(rows: pd.DataFrame, name: str) -> dict[str, object]:
+def bars(rows: pd.DataFrame, name: str) -> dict[str, object]:
+    """plotly's error bars of the metric, where it has intervals."""
     ends = [interval(row, name) for _, row in rows.iterrows()]
     if not any(ends):
         return {"visible": False}
@@ -208,7 +209,8 @@ def _bars(rows: pd.DataFrame, name: str) -> dict[str, object]:
     return {"type": "data", "array": up, "arrayminus": down, "symmetric": False, "thickness": 1.2, "color": GREY}
 
 
-def _hover(row: pd.Series, kind: str) -> str:
+def hover(row: pd.Series, kind: str) -> str:
+    """What hovering the row's point says."""
     figures = [f"{metric(n).title}: {said(row, n)}" for n in ("accuracy", "latency_ms", "size_bytes") if n in row]
     name = f" ({row['reference']})" if row["reference"] else ""
     return "<br>".join([f"<b>{row['words']}</b>{name}", *figures, f"trial {row['number']}, {kind}"])

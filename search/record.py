@@ -86,8 +86,9 @@ class TrialRecord:
 
     `recipe`: nested, as Recipe.to_dict gives it; `params`: its dotted fields; `words`: the recipe as people say it.
     `metrics`: name -> measured value, in the units of METRICS; `NAME_low` and `NAME_high` are the ends of a metric's
-    interval. `violations`: constraint -> amount, kept where <= 0. `stages`: seconds each. `curves`: one dict per
-    epoch, in order. `artifact`: path of the exported file. `reference`: name of the reference recipe, if it is one.
+    interval. `violations`: constraint -> amount, kept where <= 0. `stages`: seconds each. `system`: what it took of the
+    machine, as `meter.metered` gives it. `curves`: one dict per epoch, in order. `artifact`: path of the exported file.
+    `reference`: name of the reference recipe, if it is one.
     `duplicate_of`: number of the trial whose result this one shares. `start_ms`, `end_ms`: since the epoch.
     """
 
@@ -103,6 +104,7 @@ class TrialRecord:
     feasible: bool = True
     violations: dict[str, float] = field(default_factory=dict)
     stages: dict[str, float] = field(default_factory=dict)
+    system: dict[str, float] = field(default_factory=dict)
     curves: list[dict[str, float]] = field(default_factory=list)
     artifact: str | None = None
     reference: str | None = None
@@ -121,11 +123,12 @@ class TrialRecord:
             raise ValueError(f"record.end_ms: {self.end_ms} lies before start_ms, {self.start_ms}")
 
     def figures(self) -> list[tuple[str, float, int]]:
-        """(name, value, step) of everything measured, finite values only: metrics, `seconds/STAGE`,
+        """(name, value, step) of everything measured, finite values only: metrics, `seconds/STAGE`, `system/NAME`,
         `violation/CONSTRAINT` at step 0, `epoch/NAME` at the number of the epoch.
         """
         named = dict(self.metrics)
         named |= {f"seconds/{stage}": seconds for stage, seconds in self.stages.items()}
+        named |= {f"system/{name}": value for name, value in self.system.items()}
         named |= {f"violation/{spelt(limit)}": amount for limit, amount in self.violations.items()}
         steps = [(f"epoch/{name}", value, i) for i, one in enumerate(self.curves) for name, value in one.items()]
         every = [(name, value, 0) for name, value in named.items()] + steps
@@ -133,8 +136,9 @@ class TrialRecord:
 
     @property
     def title(self) -> str:
-        """What its run is called: the recipe in words, and the reference's name."""
-        return f"{self.words or f'trial {self.number}'}{f' ({self.reference})' if self.reference else ''}"
+        """What its run is called: the recipe in words, the reference's name, and what is wrong with it."""
+        name = f"{self.words or f'trial {self.number}'}{f' ({self.reference})' if self.reference else ''}"
+        return name + (" [failed]" if self.state == "failed" else "" if self.feasible else " [infeasible]")
 
     def tags(self) -> dict[str, str]:
         """What is said of the trial besides params and figures, each as a short text; `read_row` reads it back."""

@@ -15,7 +15,7 @@ from typing import Any
 from search.store import TrackingError, quiet, reaching
 
 SUFFIXES = (".onnx", ".tflite", ".pt2")
-# What a served model needs, by the file's suffix; mlflow, numpy and pandas besides.
+# What a served model needs, by the file's suffix; mlflow-skinny (which serves as mlflow does), numpy, pandas besides.
 RUNTIME = {".onnx": "onnxruntime", ".tflite": "ai-edge-litert"}
 
 
@@ -48,10 +48,10 @@ def register(uri: str, study: str, run_id: str, file: Path, about: Mapping[str, 
     if file.suffix not in RUNTIME:
         raise TrackingError(f"pick: a {file.suffix} file cannot be served; choose another trial, or register=no")
     signature = ModelSignature(
-        Schema([TensorSpec(np.dtype(np.uint8), (-1, *about["shape"]))]),
+        Schema([TensorSpec(np.dtype(np.float32), (-1, *about["shape"]))]),
         Schema([ColSpec("long", "label"), ColSpec("double", "probability")]),
     )
-    needed = ["mlflow", "numpy", "pandas", RUNTIME[file.suffix]]
+    needed = ["mlflow-skinny", "numpy", "pandas", RUNTIME[file.suffix]]
     with reaching(uri), quiet(), warnings.catch_warnings(), tempfile.TemporaryDirectory() as scratch:
         warnings.simplefilter("ignore")  # it would rather have type hints than the signature it is given
         (Path(scratch) / "about.json").write_text(json.dumps(dict(about)))
@@ -62,7 +62,7 @@ def register(uri: str, study: str, run_id: str, file: Path, about: Mapping[str, 
             python_model=str(Path(__file__).with_name("served.py")),
             artifacts={"model": str(file.absolute()), "about": f"{scratch}/about.json"},
             signature=signature,
-            input_example=np.zeros((2, *about["shape"]), np.uint8),
+            input_example=np.zeros((2, *about["shape"]), np.float32),
             pip_requirements=[f"{name}=={metadata.version(name)}" for name in needed],
         )
         client = MlflowClient(uri)

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from search.compare import Comparison, compare
 from search.record import STATUSES, Outcome, metric
 from search.summary import Summary, nothing_feasible, read, said, shrunk, summarize, than_dense, times, unconfirmed
 from search.tracking import Tracking
@@ -74,11 +75,54 @@ def finish(root: Path, tracking: Tracking, sweep: str, status: str) -> Summary:
     summary = replace(summary, about={**summary.about, "status": status})
     tracking.mark_front(sweep, summary.front["number"], len(summary.trials))
     made = write(root, summary)
-    outcome = Outcome(
-        status, figures(summary), summary.hypervolume, _metrics(summary), (made.picture, made.page), markdown(summary)
-    )
-    tracking.finish_sweep(sweep, outcome)
+    previous = _beside(tracking, summary, -1)
+    pictures = [made.picture, *(_overlaid(root, previous) if previous else ())]
+    if previous:
+        tracking.tag_sweep(sweep, {"pare.compared_with": previous.older.sweep, "pare.verdict": previous.verdict})
+    metrics = _beside_first(tracking, summary) | _metrics(summary)
+    verdict = [f"**{previous.title}**"] if previous else []
+    note = "\n\n".join([markdown(summary), *verdict, *_images(summary, pictures)])
+    tables = figures(summary), summary.hypervolume
+    tracking.finish_sweep(sweep, Outcome(status, *tables, metrics, [*pictures, made.page], note))
     return summary
+
+
+def _beside(tracking: Tracking, summary: Summary, which: int) -> Comparison | None:
+    """The sweep beside an earlier one, 0 the first and -1 the previous; None where there is no such pair of fronts."""
+    names = tracking.sweeps()
+    earlier = names[: names.index(summary.sweep)]
+    if not earlier:
+        return None
+    before = summarize(tracking, earlier[which])
+    if before.objectives != summary.objectives or before.front.empty or summary.front.empty:
+        return None
+    return compare(before, summary)
+
+
+def _overlaid(root: Path, found: Comparison) -> list[Path]:
+    from search import overlay
+
+    made = [files(root, found.newer.sweep).page.with_name(f"compare.{suffix}") for suffix in ("png", "html")]
+    for path in made:
+        overlay.write(found, path)
+    return made
+
+
+def _beside_first(tracking: Tracking, summary: Summary) -> dict[str, float]:
+    """`front/hypervolume_vs_first`: the one figure that compares all sweeps of a study, 1 for the first of them."""
+    if tracking.sweeps()[0] == summary.sweep:
+        return {"front/hypervolume_vs_first": 1.0}
+    found = _beside(tracking, summary, 0)
+    if found is None or found.hypervolume[0] == 0:
+        return {}
+    return {"front/hypervolume_vs_first": found.hypervolume[1] / found.hypervolume[0]}
+
+
+def _images(summary: Summary, pictures: Sequence[Path]) -> list[str]:
+    """As Markdown: MLflow's pages show an image from an address relative to the server's, and no data: URI."""
+    run_id = summary.about["run_id"]
+    shown = [path for path in pictures if path.suffix == ".png"]
+    return [f"![{path.stem}](get-artifact?path={path.name}&run_uuid={run_id})" for path in shown]
 
 
 def say(root: Path, study: str, sweep: str | None = None, console: Console | None = None) -> None:

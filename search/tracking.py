@@ -33,6 +33,8 @@ _ENDS = dict(zip(STATUSES, ("FINISHED", "KILLED", "FAILED"), strict=True))
 _SCHEME = "quantization.scheme"
 _Texts = Mapping[str, str]
 _NONE: _Texts = {}
+# Without it MLflow takes the runs for evaluations of a chat model and shows pages for those.
+_TRAINING: _Texts = {"mlflow.experimentKind": "custom_model_development"}
 _BATCH = 100  # params and tags that MLflow takes at once; of metrics it takes 1000
 
 
@@ -71,7 +73,7 @@ class Tracking:
         if found is None:
             own = "MLFLOW_TRACKING_URI" not in os.environ
             place = (root.resolve() / "artifacts" / self.study).as_uri() if own else None
-            return self._client.create_experiment(self.study, place, {"pare.study": self.study})
+            return self._client.create_experiment(self.study, place, {"pare.study": self.study, **_TRAINING})
         if found.lifecycle_stage != "active":
             raise TrackingError(
                 f"{self.uri}: the experiment {self.study!r} was deleted in MLflow; bring it back with "
@@ -231,7 +233,7 @@ class Tracking:
             ]
             last = int(curve["end_ms"].max()) if len(curve) else 0
             figures = [Metric(name, float(value), last, len(curve)) for name, value in outcome.metrics.items()]
-            self._log(run_id, metrics=points + figures)
+            self._log(run_id, metrics=figures + points)  # the compare page draws the first of them
             self._client.log_text(run_id, outcome.front.to_csv(index=False), "front.csv")
             for path in outcome.files:
                 self._client.log_artifact(run_id, str(path))

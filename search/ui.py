@@ -1,6 +1,7 @@
 """MLflow's own pages on the project's store: `python -m search.ui` serves them and prints a link per study.
 
-The link opens the study's newest sweep at its charts. MLflow reads such a view from an experiment's tag
+The first link of a study opens its newest sweep at its charts, further ones its front, its infeasible and its failed
+trials alone, and two sweeps side by side. MLflow reads such a view from an experiment's tag
 `mlflow.sharedViewState.KEY`; its JSON is the state of MLflow 3.17's page, undocumented, so the version is pinned and
 a browser test holds it.
 """
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -40,30 +42,37 @@ MLflow's UI on the record of this project, on this machine only.
 Ends with Ctrl-C.
 """
 HOST = "127.0.0.1"
-KEY = "pare"
+KEY, _RECIPES = "pare", "pare-recipes"
 _PATIENCE = 180  # seconds for the server to answer; it takes about 15 on an idle machine
 _COLUMNS = ("pruning.granularity", "pruning.sparsity", "quantization.scheme", "distillation.temperature")
+_PAGES = "workflowType=machine_learning"  # else MLflow shows a menu for chat models
+_PARAMS = ("pruning.", "quantization.", "distillation.", "finetuning.")
 _FIGURES = ("accuracy", "latency_ms", "latency_ratio", "size_bytes", "size_ratio", "on_front")
-_TAGS = ("pare.reference", "pare.feasible", "pare.reason")
+_TAGS = ("pare.reference", "pare.state", "pare.feasible", "pare.reason")
+# Name of a further view -> its key, what of the trials it shows, and the page's mode.
+_PARTS = {
+    "front": (f"{KEY}-front", "tags.`pare.front` = 'true'", "CHART"),
+    "infeasible": (f"{KEY}-infeasible", "tags.`pare.feasible` = 'false' AND tags.`pare.state` = 'complete'", "TABLE"),
+    "failed": (f"{KEY}-failed", "tags.`pare.state` = 'failed'", "TABLE"),
+}
 
 
-def chart_view(sweep: str, objectives: Sequence[str], trials: pd.DataFrame) -> dict[str, Any]:
-    """The state of the runs page: the sweep's trials, the front on top, all of them drawn.
+def chart_view(sweep: str, objectives: Sequence[str], trials: pd.DataFrame, part: str = "") -> dict[str, Any]:
+    """The state of the runs page: the sweep's trials, or the `part` of them, the front on top, all of them drawn.
 
     Charts: each further objective, and latency and size in any case, against the first; hypervolume needs no chart
-    here, the sweep's own run has it; parallel coordinates over what was varied.
+    here, the sweep's own run has it; parallel coordinates over what was varied. `part`: a filter in MLflow's words.
     """
     first = objectives[0] if objectives else "accuracy"
     others = [name for name in dict.fromkeys([*objectives[1:], "latency_ms", "size_bytes"]) if name in trials]
     charts = [_scatter(name, first) for name in others if name != first]
-    varied = [name for name in map(str, trials) if "." in name and _is_param(name) and trials[name].nunique() > 1]
-    charts.append(_card("PARALLEL", "Recipes", selectedParams=varied, selectedMetrics=[*others[::-1], first]))
-    section = {"uuid": KEY, "name": "The front", "display": True, "columns": 2, "cardHeight": 480}
-    section |= {"isReordered": False, "deleted": False, "isGenerated": False}
+    axes = {"selectedParams": _varied(trials), "selectedMetrics": [*others[::-1], first]}
+    charts.append(_card("PARALLEL", "Recipes", _RECIPES, **axes))
+    sections = [_section(KEY, "The front", len(charts) - 1), _section(_RECIPES, "Recipes", 1)]
     columns = [f"metrics.`{name}`" for name in _FIGURES if name in trials or name == "on_front"]
     columns += [f"params.`{name}`" for name in _COLUMNS if name in trials] + [f"tags.`{name}`" for name in _TAGS]
     return {
-        "searchFilter": f"tags.`pare.kind` = 'trial' AND tags.`pare.sweep` = '{sweep}'",
+        "searchFilter": " AND ".join(filter(None, [_of_sweep("trial", sweep), part])),
         "orderByKey": "metrics.`on_front`",
         "orderByAsc": False,
         "startTime": "ALL",
@@ -73,7 +82,7 @@ def chart_view(sweep: str, objectives: Sequence[str], trials: pd.DataFrame) -> d
         "selectedColumns": columns,
         "runsHiddenMode": "SHOW_ALL",
         "compareRunCharts": charts,
-        "compareRunSections": [section],
+        "compareRunSections": sections,
         "isAccordionReordered": True,
         "hideEmptyCharts": True,
         "chartsSearchFilter": "",
@@ -81,47 +90,84 @@ def chart_view(sweep: str, objectives: Sequence[str], trials: pd.DataFrame) -> d
     }
 
 
-def _is_param(name: str) -> bool:
-    return name.startswith(("pruning.", "quantization.", "distillation.", "finetuning."))
+def _of_sweep(kind: str, sweep: str) -> str:
+    return f"tags.`pare.kind` = '{kind}' AND tags.`pare.sweep` = '{sweep}'"
+
+
+def _varied(trials: pd.DataFrame) -> list[str]:
+    """The params that differ between the trials the sampler proposed, or else between all; those that matter first."""
+    proposed = trials[trials["reference"] == ""] if "reference" in trials else trials
+    rows = proposed if len(proposed) > 1 else trials
+    params = [name for name in map(str, rows) if name.startswith(_PARAMS) and rows[name].nunique() > 1]
+    return sorted(params, key=lambda name: _COLUMNS.index(name) if name in _COLUMNS else len(_COLUMNS))
+
+
+def _section(uuid: str, name: str, columns: int) -> dict[str, Any]:
+    section = {"uuid": uuid, "name": name, "display": True, "columns": max(1, columns), "cardHeight": 480}
+    return section | {"isReordered": False, "deleted": False, "isGenerated": False}
 
 
 def _scatter(x: str, y: str) -> dict[str, Any]:
     title = f"{metric(y).title} against {metric(x).title.lower()}"
     axes = {"xaxis": {"key": x, "type": "METRIC"}, "yaxis": {"key": y, "type": "METRIC"}}
-    return _card("SCATTER", title, **axes)
+    return _card("SCATTER", title, KEY, **axes)
 
 
-def _card(kind: str, title: str, **rest: Any) -> dict[str, Any]:
-    card = {"type": kind, "uuid": f"{KEY}-{title}", "metricSectionId": KEY, "displayName": title}
+def _card(kind: str, title: str, section: str, **rest: Any) -> dict[str, Any]:
+    card = {"type": kind, "uuid": f"{KEY}-{title}", "metricSectionId": section, "displayName": title}
     return {**card, "runsCountToCompare": 1000, "deleted": False, "isGenerated": False, "showAllRuns": True, **rest}
 
 
-def preset(root: Path) -> dict[str, str]:
-    """Store the chart view with every recorded study; study -> the link's part after the server's address."""
+def preset(root: Path) -> dict[str, dict[str, str]]:
+    """Store the views with every recorded study; study -> name of a view -> the link's part after the address.
+
+    The view without a name is the study's own: all trials of its newest sweep, in charts.
+    """
     links = {}
     for study, experiment in studies(root).items():
         tracking = Tracking(root, study)
         sweeps = tracking.sweeps()
         place = f"#/experiments/{experiment}/runs"
-        if sweeps:
-            newest = sweeps[-1]
-            view = chart_view(newest, tracking.about(newest)["objectives"] or [], tracking.trials(newest))
-            tracking.tag_study(f"mlflow.sharedViewState.{KEY}", json.dumps(view, separators=(",", ":")))
-            place += f"?viewStateShareKey={KEY}&compareRunsMode=CHART"
-        links[study] = place
+        links[study] = {"": f"{place}?{_PAGES}"} if not sweeps else _views(tracking, sweeps, place)
     return links
 
 
-def free_port(asked: int | None) -> int:
-    """The asked port, or else 5000 or the next one nobody listens on; raises UsageError when it is taken."""
-    for port in [asked] if asked else range(5000, 5100):
+def _views(tracking: Tracking, sweeps: Sequence[str], place: str) -> dict[str, str]:
+    newest = sweeps[-1]
+    about, trials = tracking.about(newest), tracking.trials(newest)
+    found = {}
+    for name, (key, part, mode) in {"": (KEY, "", "CHART"), **_PARTS}.items():
+        view = chart_view(newest, about["objectives"] or [], trials, part)
+        tracking.tag_study(f"mlflow.sharedViewState.{key}", json.dumps(view, separators=(",", ":")))
+        if not name or _counted(trials, name):
+            found[name] = f"{place}?viewStateShareKey={key}&compareRunsMode={mode}&{_PAGES}"
+    found[f"sweep {newest}"] = f"{place}/{about['run_id']}?{_PAGES}"
+    if len(sweeps) > 1:
+        pair = json.dumps([tracking.about(sweep)["run_id"] for sweep in sweeps[-2:]], separators=(",", ":"))
+        query = urllib.parse.urlencode({"runs": pair, "experiments": json.dumps([tracking.experiment])})
+        found[f"{newest} against {sweeps[-2]}"] = f"#/compare-runs?{query}&{_PAGES}"
+    return found
+
+
+def _counted(trials: pd.DataFrame, part: str) -> int:
+    """How many trials the part holds."""
+    if trials.empty:
+        return 0
+    complete = trials["state"] == "complete"
+    kinds = {"front": trials["on_front"], "infeasible": complete & ~trials["feasible"]}
+    return int(kinds.get(part, trials["state"] == "failed").sum())
+
+
+def free_port(asked: int | None, first: int = 5000) -> int:
+    """The asked port, or else `first` or the next one nobody listens on; raises UsageError when it is taken."""
+    for port in [asked] if asked else range(first, first + 100):
         with socket.socket() as probe:
             # As the server does: the port of one that has just ended may be taken again at once.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             with contextlib.suppress(OSError):
                 probe.bind((HOST, port))
                 return port
-    raise UsageError(f"port: {asked or '5000 to 5099'} is taken; name a free one with port=...")
+    raise UsageError(f"port: {asked or f'{first} to {first + 99}'} is taken; name a free one with port=...")
 
 
 @contextlib.contextmanager
@@ -174,21 +220,23 @@ def arguments(argv: Sequence[str]) -> tuple[Path, int | None]:
     return Path(asked["root"]), int(port) if port else None
 
 
-def _show(address: str, links: dict[str, str]) -> None:
+def _show(address: str, links: dict[str, dict[str, str]]) -> None:
     print(f"MLflow answers on {address}")
-    for study, place in links.items():
-        print(f"  {study}: {address}/{place}")
+    for study, views in links.items():
+        for name, place in views.items():
+            print(f"    {name}: {address}/{place}" if name else f"  {study}: {address}/{place}")
     if not links:
         print("  nothing is recorded yet: run `python -m search.run study=mnist_prune`")
 
 
-def _stop(number: int, frame: FrameType | None) -> None:
+def stop(number: int, frame: FrameType | None) -> None:
+    """SIGTERM ends a server as Ctrl-C does."""
     raise KeyboardInterrupt
 
 
 def _carry_out(words: list[str]) -> int:
     root, asked = arguments(words)
-    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGTERM, stop)
     uri = store_uri(root)
     if uri.startswith("http"):
         _show(uri.rstrip("/"), preset(root))

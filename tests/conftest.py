@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -36,6 +39,21 @@ def blank_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with quiet():
         MlflowClient(f"sqlite:///{path}").search_experiments()
     return path
+
+
+@pytest.fixture(scope="session")
+def studied(fetched: Path, blank_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A `root=` folder with two real sweeps of `smoke`: the first learns from 200 images, the second from 2,000."""
+    made = tmp_path_factory.mktemp("studied")
+    (made / "cache").mkdir()
+    (made / "cache" / "data").symlink_to(fetched / "data")
+    shutil.copyfile(blank_store, made / "mlflow.db")
+    env = {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"}
+    for changes in (["study.data.train_size=200"], ["fresh=true", "tracking.tensorboard=true"]):
+        command = [sys.executable, "-m", "search.run", "study=smoke", f"root={made}", *changes]
+        done = subprocess.run(command, capture_output=True, text=True, env=env)
+        assert done.returncode == 0, done.stdout + done.stderr
+    return made
 
 
 @pytest.fixture

@@ -45,7 +45,7 @@ def test_the_picked_folder_holds_the_file_its_recipe_and_a_card_and_mlflow_predi
     labels = session.predict(data.normalized(images, "NCHW")).argmax(1)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store_uri(done))
     mlflow.set_tracking_uri(store_uri(done))
-    served = mlflow.pyfunc.load_model("models:/lucky@picked").predict(images)
+    served = mlflow.pyfunc.load_model("models:/lucky@picked").predict(images.astype(np.float32))
     assert np.array_equal(served["label"], labels)
     assert served["probability"].between(0.1, 1.0).all()
 

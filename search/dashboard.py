@@ -1,0 +1,104 @@
+"""optuna-dashboard on the project's studies, on this machine only: `python -m search.dashboard`.
+
+optuna-dashboard 0.21 knows nothing of Optuna 5's named constraints: it would call infeasible trials the best. Its
+pages get the trials with the constraints where they look for them, and its front is taken of the feasible ones. What
+is stored stays as Optuna 5 wrote it: written twice, each constraint would count twice for the sampler.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+from wsgiref.simple_server import make_server
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from search.cli import storage
+from search.store import TrackingError
+from search.ui import HOST, arguments, free_port, stop
+from search.words import UsageError, command
+
+HELP = """\
+optuna-dashboard on the studies of this project, on this machine only.
+
+  python -m search.dashboard [port=8080] [root=mlruns]
+
+  port  if left out: 8080, or the next free one
+  root  the folder that holds the studies
+
+Ends with Ctrl-C.
+"""
+
+
+def feasible(trial: FrozenTrial) -> bool:
+    """Whether the trial meets all its constraints."""
+    return all(value <= 0 for value in trial.constraints.values())
+
+
+class _View(optuna.storages.RDBStorage):
+    """The stored studies as optuna-dashboard 0.21 reads constraints: in a list under one old key."""
+
+    def get_all_trials(
+        self, study_id: int, deepcopy: bool = True, states: Any = None, *args: Any, **kwargs: Any
+    ) -> list[FrozenTrial]:
+        found = super().get_all_trials(study_id, deepcopy, states, *args, **kwargs)
+        return [_with_old_key(trial) for trial in found]
+
+    def get_best_trial(self, study_id: int) -> FrozenTrial:
+        """The best feasible trial of a study with one objective."""
+        (direction,) = self.get_study_directions(study_id)
+        rows = [t for t in self.get_all_trials(study_id, states=(TrialState.COMPLETE,)) if feasible(t)]
+        if not rows:
+            return super().get_best_trial(study_id)
+        sign = 1 if direction == optuna.study.StudyDirection.MINIMIZE else -1
+        return min(rows, key=lambda trial: sign * float(trial.value or 0.0))
+
+
+def _with_old_key(trial: FrozenTrial) -> FrozenTrial:
+    if trial.constraints and "constraints" not in trial.system_attrs:
+        trial.system_attrs = {**trial.system_attrs, "constraints": list(trial.constraints.values())}
+    return trial
+
+
+def app(url: str) -> Callable[..., Any]:
+    """optuna-dashboard as a WSGI application on the storage; raises UsageError when it is not installed."""
+    try:
+        from optuna_dashboard import _app, wsgi
+        from optuna_dashboard._pareto_front import get_pareto_front_trials
+    except ImportError:
+        raise UsageError("optuna-dashboard is not installed; run: pip install 'optuna-dashboard>=0.21,<0.22'") from None
+
+    def best(trials: Sequence[FrozenTrial], directions: Sequence[Any]) -> list[FrozenTrial]:
+        front: list[FrozenTrial] = get_pareto_front_trials([t for t in trials if feasible(t)], directions)
+        return front
+
+    _app.get_pareto_front_trials = best
+    application: Callable[..., Any] = wsgi(_View(url))
+    return application
+
+
+def _carry_out(words: list[str]) -> int:
+    root, asked = arguments(words)
+    if not (root / "optuna.db").exists():
+        raise TrackingError(f"root: {root} holds no studies; run `python -m search.run study=mnist_prune`")
+    signal.signal(signal.SIGTERM, stop)
+    made, port = app(storage(root.resolve())), free_port(asked, first=8080)
+    try:
+        with make_server(HOST, port, made) as server:
+            print(f"optuna-dashboard answers on http://{HOST}:{port}\nCtrl-C ends it.", flush=True)
+            server.serve_forever()
+    except KeyboardInterrupt:
+        return 0
+    return 1
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line: 0 after Ctrl-C or SIGTERM, 2 for a mistake in it, 1 when there is nothing to show."""
+    return command("search.dashboard", HELP, argv, _carry_out)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,186 @@
+"""What an engineer sees: a real Chromium opens every link of `python -m search.ui` after two real sweeps.
+
+It needs Debian's package chromium, or a Chrome; playwright's Python package only drives it, nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from search.record import colour
+from search.report import files
+from search.summary import Summary, read
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+FLAGS = (
+    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync"
+)
+PATIENCE = 60_000  # ms
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: apt install chromium")
+
+
+@pytest.fixture(autouse=True)
+def _no_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+@pytest.fixture(scope="module")
+def links(studied: Path) -> Iterator[dict[str, str]]:
+    """Name of a view -> its address, as the running command prints them."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "search.ui", f"root={studied}", f"port={port}"]
+    env = {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) as running:
+        assert running.stdout is not None
+        found = {}
+        for line in running.stdout:
+            if match := re.match(r" +([\w -]+): (http\S+)$", line):
+                found[match[1]] = match[2]
+            if line.startswith("Ctrl-C"):
+                break
+        yield found
+        running.terminate()
+        assert running.wait(30) == 0
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A Chromium with a new profile."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        profile = tmp_path_factory.mktemp("profile")
+        opened = playwright.chromium.launch_persistent_context(
+            profile, executable_path=CHROMIUM, args=FLAGS.split(), viewport={"width": 1600, "height": 1900}
+        )
+        # MLflow opens its chat over the charts at the first visit; it is closed for good with one click.
+        opened.add_init_script("localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', 'true')")
+        opened.set_default_timeout(PATIENCE)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def page(browser: Any) -> Iterator[Any]:
+    made = browser.new_page()
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def summary(studied: Path) -> Summary:
+    return read(studied, "smoke")
+
+
+def scatters(page: Any, count: int, points: int) -> list[Counter[str]]:
+    """How many points of which colour each scatter chart of the page shows; waits until all are drawn."""
+    layers = page.locator(".js-plotly-plot:has(.scatterlayer .trace)")
+    page.wait_for_function(
+        """([charts, points]) => {
+            const drawn = [...document.querySelectorAll('.js-plotly-plot')].filter(
+                plot => plot.querySelector('.cartesianlayer .scatterlayer'));
+            return drawn.length >= charts && drawn.slice(0, charts).every(
+                plot => plot.querySelectorAll('.scatterlayer path.point').length === points);
+        }""",
+        arg=[count, points],
+    )
+    return [
+        Counter(layers.nth(i).locator("path.point").evaluate_all("points => points.map(p => p.style.fill)"))
+        for i in range(count)
+    ]
+
+
+def shades(rows: Any) -> Counter[str]:
+    """The colours that the trials must have: their scheme's, faint behind the front."""
+    found: Counter[str] = Counter()
+    for scheme, on_front in zip(rows["quantization.scheme"], rows["on_front"], strict=True):
+        shade = colour(scheme, faint=not on_front)
+        found[f"rgb({int(shade[1:3], 16)}, {int(shade[3:5], 16)}, {int(shade[5:], 16)})"] += 1
+    return found
+
+
+def test_the_charts_show_every_trial_and_tell_the_front(links: dict[str, str], page: Any, summary: Summary) -> None:
+    page.goto(links["smoke"])
+    expected = shades(summary.complete)
+    assert scatters(page, 2, len(summary.complete)) == [expected, expected]
+    assert sum(expected[shade] for shade in shades(summary.front)) == len(summary.front)
+    lines = page.locator("[data-testid='experiment-view-compare-runs-card']", has_text="Parallel Coordinates")
+    assert lines.locator("canvas, svg").count() > 0
+    names = set(page.locator("[data-testid='experiments-table-cell'], .ag-cell a").all_inner_texts())
+    for title in ("dense fp32 (dense)", "static int8 (ptq_int8)"):
+        assert any(title in name for name in names), names
+
+
+def test_the_front_alone(links: dict[str, str], page: Any, summary: Summary) -> None:
+    page.goto(links["front"])
+    expected = shades(summary.front)
+    assert scatters(page, 2, len(summary.front)) == [expected, expected]
+
+
+def test_infeasible_trials_have_a_page_and_a_mark(links: dict[str, str], page: Any, summary: Summary) -> None:
+    infeasible = summary.complete[~summary.complete["feasible"]]
+    if infeasible.empty:
+        assert "infeasible" not in links
+        return
+    page.goto(links["infeasible"])
+    page.get_by_text(re.compile(rf"^{len(infeasible)} matching run")).wait_for()
+    assert page.locator(".ag-cell a", has_text="[infeasible]").count() == len(infeasible)
+
+
+def test_the_sweeps_page_shows_table_and_pictures(links: dict[str, str], page: Any) -> None:
+    page.goto(links["sweep smoke-002"])
+    page.get_by_text("Show more").first.click()
+    for name in ("front", "compare"):
+        picture = page.locator(f"img[alt='{name}']")
+        picture.wait_for()
+        page.wait_for_function("image => image.naturalWidth > 500", arg=picture.element_handle())
+    page.get_by_text("smoke-002 against smoke-001: better").wait_for()
+
+
+def test_the_compare_page_shows_which_sweep_is_better(links: dict[str, str], page: Any) -> None:
+    page.goto(links["smoke-002 against smoke-001"])
+    row = page.locator("tr, [role=row]", has_text="front/hypervolume_vs_first").last
+    row.wait_for()
+    older, newer = [float(text) for text in re.findall(r"(?<![\w.])\d+(?:\.\d+)?", row.inner_text())][-2:]
+    assert older == 1.0
+    assert newer > 1.2
+    best = page.locator("tr, [role=row]", has_text="front/best_accuracy").last.inner_text()
+    older, newer = [float(text) for text in re.findall(r"(?<![\w.])\d+(?:\.\d+)?", best)][-2:]
+    assert newer > older
+
+
+def test_the_overlay_shows_both_fronts_and_what_was_gained(studied: Path, page: Any, summary: Summary) -> None:
+    older = read(studied, "smoke", "smoke-001")
+    page.goto(files(studied, "smoke-002").page.with_name("compare.html").as_uri())
+    page.locator(".scatterlayer path.point").first.wait_for()
+    assert "smoke-002 against smoke-001: better" in page.locator(".gtitle").inner_text()
+    drawn = page.locator(".subplot.xy .scatterlayer path.point").evaluate_all("p => p.map(x => x.style.stroke)")
+    counts = Counter(drawn)
+    assert counts["rgb(122, 122, 122)"] == len(older.front)
+    assert counts["rgb(0, 114, 178)"] == len(summary.front)
+    assert 0 < counts["rgb(0, 158, 115)"] <= len(summary.front)
+
+
+def test_training_curves_and_system_figures_are_there(links: dict[str, str], page: Any, summary: Summary) -> None:
+    trained = summary.complete[summary.complete["finetuning.epochs"] > 0].iloc[-1]
+    address = links["sweep smoke-002"].replace(str(summary.about["run_id"]), str(trained["run_id"]))
+    page.goto(address.replace("?", "/model-metrics?"))
+    page.get_by_text(re.compile(r"epoch/(loss|accuracy)|^loss$")).first.wait_for()
+    page.goto(address.replace("?", "/system-metrics?"))
+    page.get_by_text(re.compile("cpu_utilization")).first.wait_for()
+    page.get_by_text(re.compile("peak_memory_mb")).first.wait_for()
