@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import optuna
@@ -18,14 +19,28 @@ import pytest
 from optuna.trial import TrialState
 
 from search.cli import storage
+from search.storage import VARIABLE, connected
 from search.tracking import Tracking
+from tests import postgres
 
 ROOT = Path(__file__).parent.parent
 TRIALS = 8
 
 
-def start(root: Path) -> subprocess.Popen[bytes]:
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.cluster)])
+def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The storage; with a server of the test's own where it needs one."""
+    if request.param == "sqlite":
+        yield "sqlite"
+        return
+    with postgres.server() as server:
+        monkeypatch.setenv(VARIABLE, server.url())
+        yield "postgres"
+
+
+def start(root: Path, kind: str = "sqlite") -> subprocess.Popen[bytes]:
     words = ["study=smoke", f"root={root}", f"study.budget.trials={TRIALS}", "study.confirm.seeds=0"]
+    words.append(f"storage={kind}")
     return subprocess.Popen(
         [sys.executable, "-m", "search.run", *words],
         cwd=ROOT,
@@ -46,8 +61,16 @@ def kill_tree(driver: subprocess.Popen[bytes]) -> None:
     driver.wait()
 
 
-def finished(root: Path) -> int:
+def finished(root: Path, kind: str = "sqlite") -> int:
     """Trials that Optuna has been told of, read past Optuna to leave the cores to the search."""
+    if kind == "postgres":
+        import psycopg
+
+        with connected(storage(root, kind)) as connection:
+            try:
+                return int(connection.execute("select count(*) from trials where state = 'COMPLETE'").fetchone()[0])
+            except psycopg.errors.UndefinedTable:
+                return 0
     try:
         with sqlite3.connect(f"file:{root}/optuna.db?mode=ro", uri=True, timeout=5) as database:
             return int(database.execute("select count(*) from trials where state = 'COMPLETE'").fetchone()[0])
@@ -56,23 +79,23 @@ def finished(root: Path) -> int:
 
 
 @pytest.mark.timeout(900)
-def test_killed_five_times_the_budget_is_met_exactly_and_mlflow_agrees(root: Path) -> None:
+def test_killed_five_times_the_budget_is_met_exactly_and_mlflow_agrees(root: Path, kind: str) -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     moments = random.Random(20261123)
     kills = 0
     for goal in (0, 1, 2, 4, 6):
-        driver = start(root)
-        while driver.poll() is None and finished(root) < goal:
+        driver = start(root, kind)
+        while driver.poll() is None and finished(root, kind) < goal:
             time.sleep(0.2)
         time.sleep(moments.uniform(0.0, 3.0))
         if driver.poll() is None:
             kill_tree(driver)
             kills += 1
     assert kills >= 3
-    last = start(root)
+    last = start(root, kind)
     _, errors = last.communicate(timeout=600)
     assert last.returncode == 0, errors.decode()[-2000:]
-    study = optuna.load_study(study_name="smoke-001", storage=storage(root))
+    study = optuna.load_study(study_name="smoke-001", storage=storage(root, kind))
     complete = [t for t in study.get_trials() if t.state == TrialState.COMPLETE]
     assert len(complete) == TRIALS
     assert not [t for t in study.get_trials() if t.state in (TrialState.RUNNING, TrialState.WAITING)]

@@ -173,6 +173,8 @@ def test_a_server_that_stays_away_is_a_clear_stop_and_another_drivers_turn_is_no
     with driver_lock(tmp_path, "tiny", url, patience=2) as hold:
         sweep = Sweep.open(study(), url, hold=hold)
         asked = sweep.ask()
+        assert isinstance(hold, storage.ServerHold)
+        hold._name = "pare 1@elsewhere"  # what makes this process another driver than the one below
         server.stop()
         try:
             with pytest.raises(SweepError, match=r"has not answered for 2 s .*the same command goes on"):
@@ -213,8 +215,9 @@ def test_an_answer_that_is_lost_doubles_nothing(url: str, tmp_path: Path, monkey
         sweep = Sweep.open(study(), url, hold=hold)
         with monkeypatch.context() as patch:
             cut_off_while_committing(sweep, patch)
-            asked = sweep.ask()
-        assert asked.reference == "dense"  # enqueued again by the second attempt
+            half = sweep.ask()
+        asked = sweep.ask()
+        assert (half.reference, asked.reference) == ("half", "dense")  # enqueued again, behind what was waiting
         with monkeypatch.context() as patch:
             cut_off_while_committing(sweep, patch)
             sweep.tell(asked, record(asked))
