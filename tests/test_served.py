@@ -1,4 +1,4 @@
-"""The picked model at work: served over HTTP, loaded by MLflow, in an environment of its own; bad requests get a 4xx."""
+"""The picked model at work: served over HTTP, loaded by MLflow, in its own environment; bad requests get a 4xx."""
 
 from __future__ import annotations
 
