@@ -72,7 +72,7 @@ def evaluate(
     file = folder / "model.onnx"
     file.write_text(json.dumps(metrics))
     time.sleep(max(0.0, SECONDS - (time.perf_counter() - started)))
-    return Outcome(metrics, {"train": SECONDS}, [], Artifact.of(file), baseline.environment)
+    return Outcome(metrics, {"train": SECONDS}, {}, [], Artifact.of(file), baseline.environment)
 
 
 def prepare(config: Config, spec: DenseSpec, folder: Path, threads: int, progress: Progress) -> Baseline:

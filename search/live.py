@@ -14,6 +14,7 @@ from search.study import Sweep
 
 KEY = "live"
 EVERY = 5.0  # seconds
+TYPICAL = 8  # candidates to confirm, as long as the front is not known: for the time that is left
 
 
 class Live:
@@ -46,7 +47,7 @@ class Live:
             "slots": self._slots,
             "root": str(self._config.root),
             "trials": study.budget.trials,
-            "confirm": study.confirm.seeds * study.confirm.candidates,
+            "confirm": study.confirm.seeds * (study.confirm.candidates or TYPICAL),
             **self._display.state(),
         }
         self._sweep.note(KEY, state)
