@@ -165,8 +165,9 @@ class Sweep:
             self._out.discard(asked.number)
 
     def _store(self, asked: Asked, record: TrialRecord) -> None:
-        # Finished already: by the attempt before this one, whose answer the server could not give.
-        with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError), self._database.at_once():
+        if self._database.get_trial(asked.trial._trial_id).state.is_finished():
+            return  # by the attempt before this one, whose answer the server could not give
+        with self._database.at_once():
             if record.state == "complete":
                 for limit in self._limits:
                     asked.trial.set_constraint(str(limit), limit.violation(record.metrics[limit.metric]))
