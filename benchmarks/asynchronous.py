@@ -24,7 +24,7 @@ import optuna
 from benchmarks import planted
 from search import config, pareto
 from search.record import METRICS
-from search.study import samplers
+from search.sampler import samplers
 
 WORKERS = (1, 2, 4, 8, 16, 32, 64)
 ASKED = (1, 8, 64)  # workers that the sampler's loss is looked at with

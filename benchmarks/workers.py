@@ -2,7 +2,7 @@
 
     python -m benchmarks.workers [pairs=3] [trials=24] [study=smoke]
 
-Each run is `python -m search.run` in a folder of its own, with the data and the dense baseline in the cache, and without
+Each run is `python -m search.run` in a folder of its own, with the data and the dense baseline in the cache, without
 confirmation; all of the command's wall time counts, its start included. The order within a pair alternates. Others'
 share of the processors is said with each run: above a few per cent the ratio is not worth much.
 """

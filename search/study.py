@@ -25,6 +25,7 @@ from search import config
 from search import storage as storages
 from search.faults import SettingsError, SweepError
 from search.record import METRICS, TrialRecord
+from search.sampler import samplers
 from search.single import SingleWriter
 from search.storage import Hold
 from trainers.recipe import Recipe
@@ -42,18 +43,6 @@ class Asked:
     reference: str | None
     trial: Trial
     start_ms: int
-
-
-def samplers(settings: config.Sampler, seed: int) -> optuna.samplers.BaseSampler:
-    """The sampler of that name, seeded."""
-    startup = settings.startup_trials
-    if settings.name == "gp":
-        return optuna.samplers.GPSampler(seed=seed, n_startup_trials=startup, warn_independent_sampling=False)
-    if settings.name == "nsga2":
-        return optuna.samplers.NSGAIISampler(seed=seed, population_size=max(4, startup))
-    if settings.name == "random":
-        return optuna.samplers.RandomSampler(seed=seed)
-    return optuna.samplers.TPESampler(seed=seed, n_startup_trials=startup, constant_liar=True)
 
 
 class Sweep:
