@@ -24,7 +24,7 @@ import optuna
 from benchmarks import planted
 from search import config, pareto
 from search.record import METRICS
-from search.study import samplers
+from search.sampler import samplers
 
 WORKERS = (1, 2, 4, 8, 16, 32, 64)
 ASKED = (1, 8, 64)  # workers that the sampler's loss is looked at with
@@ -54,7 +54,8 @@ def searched(sampler: config.Sampler, workers: int, trials: int, seed: int, wher
     directions = [METRICS[name].direction for name in where.objectives]
     study = optuna.create_study(directions=directions, sampler=samplers(sampler, seed))
     running: list[tuple[float, int, optuna.trial.Trial, dict[str, float]]] = []
-    now, asked, values = 0.0, 0, []
+    now, asked = 0.0, 0
+    values: list[list[float]] = []
     while len(values) < trials:
         while len(running) < workers and asked < trials:
             trial = study.ask()

@@ -26,6 +26,7 @@ from search import config
 from search import storage as storages
 from search.faults import SettingsError, SweepError
 from search.record import METRICS, TrialRecord
+from search.sampler import samplers
 from search.single import SingleWriter
 from search.storage import Hold
 from trainers.recipe import Recipe
@@ -43,18 +44,6 @@ class Asked:
     reference: str | None
     trial: Trial
     start_ms: int
-
-
-def samplers(settings: config.Sampler, seed: int) -> optuna.samplers.BaseSampler:
-    """The sampler of that name, seeded."""
-    startup = settings.startup_trials
-    if settings.name == "gp":
-        return optuna.samplers.GPSampler(seed=seed, n_startup_trials=startup, warn_independent_sampling=False)
-    if settings.name == "nsga2":
-        return optuna.samplers.NSGAIISampler(seed=seed, population_size=max(4, startup))
-    if settings.name == "random":
-        return optuna.samplers.RandomSampler(seed=seed)
-    return optuna.samplers.TPESampler(seed=seed, n_startup_trials=startup, constant_liar=True)
 
 
 class Sweep:
@@ -167,8 +156,9 @@ class Sweep:
             self._out.discard(asked.number)
 
     def _store(self, asked: Asked, record: TrialRecord) -> None:
-        # Finished already: by the attempt before this one, whose answer the server could not give.
-        with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError), self._database.at_once():
+        if self._database.get_trial(asked.trial._trial_id).state.is_finished():
+            return  # by the attempt before this one, whose answer the server could not give
+        with self._database.at_once():
             if record.state == "complete":
                 for limit in self._limits:
                     asked.trial.set_constraint(str(limit), limit.violation(record.metrics[limit.metric]))

@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 from optuna.trial import TrialState
 
 from search.config import Study, check
 from search.faults import SettingsError, SweepError
 from search.record import TrialRecord
+from search.sampler import TPESampler
 from search.study import Asked, Sweep, driver_lock, sweep_names
 
 RAW: dict[str, Any] = {
@@ -138,3 +140,25 @@ def test_every_sampler_gets_past_its_startup(storage: str, name: str) -> None:
         asked = sweep.ask()
         sweep.tell(asked, record(asked, 0.8 + 0.01 * i))
     assert len(sweep.records()) == 6
+
+
+@pytest.mark.parametrize("objectives", [["accuracy"], ["accuracy", "latency_ms"]])
+def test_our_tpe_proposes_what_optunas_own_proposes(objectives: list[str]) -> None:
+    proposed = []
+    for kind in (TPESampler, optuna.samplers.TPESampler):
+        sampler = kind(seed=3, n_startup_trials=5, constant_liar=True)
+        asked = optuna.create_study(directions=["maximize"] * len(objectives), sampler=sampler)
+        space, running, params = study(objectives=objectives).space, [], []
+        for _ in range(40):
+            trial = asked.ask()
+            space.suggest(trial)
+            params.append(trial.params)
+            running.append(trial)
+            if len(running) == 4:  # so that some are always under way
+                told = running.pop(0)
+                sparsity = float(told.params.get("pruning.sparsity", 0.0))
+                told.set_constraint("drop", sparsity - 0.7)
+                asked.tell(told, [1 - sparsity**2, sparsity][: len(objectives)])
+        proposed.append(params)
+    assert proposed[0] == proposed[1]
+    assert len({str(params) for params in proposed[0]}) > 10
