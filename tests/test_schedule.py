@@ -30,7 +30,7 @@ from search import cli, drive, schedule, scheduler, verdict, webhook
 from search.executor import InlineExecutor
 from search.history import History, only_scheduler, scheduler_runs
 from search.objective import evaluate
-from search.recurring import Schedule, Webhook, cron, read
+from search.recurring import FOLDER, Schedule, Webhook, cron, read
 from search.run import EXPERIMENTS
 from search.stop import Stop, Terminated
 from search.study import Sweep
@@ -114,7 +114,7 @@ def test_every_quarter_of_an_hour_comes_whatever_the_clocks_do(day: datetime) ->
     }
 
 
-MISTAKES = {
+MISTAKES: dict[str, dict[str, Any]] = {
     "cron: '61 2 * * *' cannot be read": {"cron": "61 2 * * *"},
     "cron: '2 * *' has 3 fields; write minute, hour": {"cron": "2 * *"},
     "cron: '0 0 31 2 *' never comes": {"cron": "0 0 31 2 *"},
@@ -131,7 +131,7 @@ MISTAKES = {
     "webhook.url: must begin with http": {"webhook": {"url": "hooks.example/secret"}},
     "config_dir: /nowhere is not a folder": {"config_dir": "/nowhere"},
 }
-COMPOSED = {
+COMPOSED: dict[str, dict[str, Any]] = {
     "study: 'smok' does not exist; choose from mnist_prune": {"study": "smok"},
     "executor: 'lokal' does not exist": {"executor": "lokal"},
     "study.budgett: no such field (did you mean budget?)": {"overrides": {"study": {"budgett": {"trials": 1}}}},
@@ -181,8 +181,8 @@ def test_overrides_reach_the_sweep_as_they_were_written() -> None:
 
 
 def test_the_projects_schedules_have_no_mistakes_and_say_how_to_run_them() -> None:
-    for name in schedule.checked(schedule.FOLDER):
-        text = (schedule.FOLDER / f"{name}.yaml").read_text()
+    for name in schedule.checked(FOLDER):
+        text = (FOLDER / f"{name}.yaml").read_text()
         assert text.startswith(f"# python -m search.schedule trigger {name} --wait\n")
 
 

@@ -9,7 +9,7 @@ import pytest
 from optuna.trial import TrialState
 
 from search.config import Study, check
-from search.faults import SweepError
+from search.faults import SettingsError, SweepError
 from search.record import TrialRecord
 from search.study import Asked, Sweep, driver_lock, sweep_names
 
@@ -124,3 +124,12 @@ def test_every_sampler_gets_past_its_startup(storage: str, name: str) -> None:
         asked = sweep.ask()
         sweep.tell(asked, record(asked, 0.8 + 0.01 * i))
     assert len(sweep.records()) == 6
+
+
+def test_an_older_sweep_can_be_gone_on_with_by_its_name(storage: str) -> None:
+    Sweep.open(study(), storage)
+    assert Sweep.open(study(), storage, fresh=True).name == "tiny-002"
+    assert Sweep.open(study(), storage, named="tiny-001").name == "tiny-001"
+    with pytest.raises(SettingsError, match=r"sweep: tiny has no sweep 'tiny-003'; choose from tiny-001, tiny-002"):
+        Sweep.open(study(), storage, named="tiny-003")
+    assert sweep_names("tiny", storage) == ["tiny-001", "tiny-002"]
