@@ -205,6 +205,12 @@ def test_usage_errors(words: list[str], says: str, capsys: pytest.CaptureFixture
     assert says in capsys.readouterr().err
 
 
+def test_a_broken_store_is_one_clear_message(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "schedule.db").write_bytes(b"not a database" * 500)
+    assert schedule.main(["history", f"root={tmp_path}"]) == 1
+    assert f"{tmp_path}/schedule.db cannot be used (file is not a database)" in capsys.readouterr().err
+
+
 def test_overlap_is_skipped_or_queued_and_a_planned_time_counts_once(tmp_path: Path) -> None:
     history, now = History(tmp_path), time.time()
     daily = Schedule(**DAILY)
@@ -531,6 +537,34 @@ def test_without_a_scheduler_trigger_says_what_to_do(tmp_path: Path, capsys: pyt
         with pytest.raises(RefusedError, match=rf"another scheduler \(process {os.getpid()}\)"), only_scheduler(root):
             pass
     assert not scheduler_runs(root)
+
+
+@pytest.mark.parametrize(
+    ("came", "code", "says"),
+    [
+        ({"outcome": "finished", "worse": 0, "verdict": "no difference beyond noise"}, 0, "no difference"),
+        ({"outcome": "finished", "worse": 1, "verdict": "worse beyond noise"}, 3, "worse beyond noise"),
+        ({"outcome": "failed", "exit_code": 1, "note": "the disk is full"}, 1, "run 1 failed; the disk is full"),
+        ({"outcome": "interrupted"}, 1, "goes on at the scheduler's next start"),
+    ],
+)
+def test_a_trigger_that_waits_ends_with_what_the_sweep_came_to(
+    came: dict[str, Any], code: int, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, root = tiny(tmp_path / "schedule"), tmp_path / "m"
+    history = History(root)
+
+    def settle() -> None:
+        while (run := history.next()) is None:
+            time.sleep(0.05)
+        history.update(run.id, **came)
+
+    with only_scheduler(root):  # the test is the scheduler
+        other = threading.Thread(target=settle)
+        other.start()
+        assert schedule.main(["trigger", "tiny", "--wait", f"root={root}", f"schedules={folder}"]) == code
+        other.join()
+    assert says in capsys.readouterr().out
 
 
 @pytest.mark.cluster
