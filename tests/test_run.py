@@ -47,6 +47,7 @@ USAGE = [
     (["executor.workers=many"], "executor.workers: 'many' is not valid"),
     (["device=gpu"], "device: 'gpu' is not valid; it should be 'auto', 'cpu' or 'cuda'"),
     (["fresh"], "fresh: cannot be read; write KEY=VALUE"),
+    (["fresh=true", "sweep=smoke-001"], "fresh: true starts a new sweep, sweep=smoke-001 goes on with one; write one"),
     (["study.seed=[1"], "study.seed=[1: cannot be read"),
     (["--config-dir=/nowhere/at/all"], "--config-dir: /nowhere/at/all is not a folder"),
 ]

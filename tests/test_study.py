@@ -162,3 +162,12 @@ def test_our_tpe_proposes_what_optunas_own_proposes(objectives: list[str]) -> No
         proposed.append(params)
     assert proposed[0] == proposed[1]
     assert len({str(params) for params in proposed[0]}) > 10
+
+
+def test_an_older_sweep_can_be_gone_on_with_by_its_name(storage: str) -> None:
+    Sweep.open(study(), storage)
+    assert Sweep.open(study(), storage, fresh=True).name == "tiny-002"
+    assert Sweep.open(study(), storage, named="tiny-001").name == "tiny-001"
+    with pytest.raises(SettingsError, match=r"sweep: tiny has no sweep 'tiny-003'; choose from tiny-001, tiny-002"):
+        Sweep.open(study(), storage, named="tiny-003")
+    assert sweep_names("tiny", storage) == ["tiny-001", "tiny-002"]

@@ -13,6 +13,7 @@ import pytest
 
 from search import schedule
 from search.config import Executor
+from search.recurring import FOLDER
 
 UNITS = sorted((Path(__file__).parent.parent / "deploy" / "systemd").glob("pare-*"))
 SERVICES = [path for path in UNITS if path.suffix == ".service"]
@@ -47,7 +48,7 @@ def test_what_a_service_starts_is_a_command_of_ours(path: Path) -> None:
     assert words[1:3] == ["-m", "search.schedule"]
     command, name, _, settings = schedule.arguments(words[3:])
     assert command in ("run", "trigger")
-    assert not name or name in schedule.checked(schedule.FOLDER)
+    assert not name or name in schedule.checked(FOLDER)
     assert settings["root"] == "/var/lib/pare"
 
 

@@ -1,0 +1,67 @@
+"""SIGTERM: running trials finish, but not for ever."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from search import cli, drive
+from search.executor import InlineExecutor
+from search.objective import evaluate
+from search.stop import Stop, Terminated
+from search.study import Sweep
+from search.summary import existing
+from tests.linear import LinearTrainer, config, searched
+
+
+def test_a_sigterm_is_noted_or_ends_it_and_a_second_one_interrupts() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        stop = Stop()
+        stop.install()
+        with pytest.raises(Terminated), stop.noted():
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert (stop.asked, stop.overdue(60), stop.overdue(0)) == (True, False, True)
+        with pytest.raises(KeyboardInterrupt) as pressed:
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert not isinstance(pressed.value, Terminated)
+        Stop().install()
+        with pytest.raises(Terminated):
+            os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class Endless(InlineExecutor):
+    """Trials never end; everything else is done at once."""
+
+    def __init__(self, asked: Callable[[], None]):
+        self._asked = asked
+
+    def submit(self, key: int, trainer: str, work: Callable[..., Any], *args: Any) -> Future[Any]:
+        if work is not evaluate:
+            return super().submit(key, trainer, work, *args)
+        self._asked()
+        return Future()
+
+
+def test_trials_that_take_longer_than_the_grace_are_tried_again(
+    planted: LinearTrainer, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = config(root)
+    settings = settings.model_copy(update={"executor": settings.executor.model_copy(update={"grace": 0.3})})
+    stop = Stop()
+    endless = Endless(lambda: stop._signalled(signal.SIGTERM, None))
+    with monkeypatch.context() as changed:
+        changed.setattr(drive, "start", lambda *args: endless)
+        with pytest.raises(Terminated):
+            drive.run(settings, Sweep.open(settings.study, cli.storage(root)), stop)
+    assert existing(root, "lucky").about("lucky-001")["status"] == "KILLED"
+    sweep = searched(settings)
+    assert len(sweep.records()) == settings.study.budget.trials
