@@ -143,7 +143,7 @@ def _content(folder: Path) -> dict[str, bytes]:
 def _digest(path: Path) -> str:
     """Of a file its sha256; of a folder whose files have theirs, that of their list; "" for anything else."""
     if path.is_dir():
-        return cache.sha256_of(path / cache.SUMS) if cache.get(path) else ""
+        return cache.sha256_of(path / cache.SUMS) if cache.intact(path) else ""
     return cache.sha256_of(path) if path.is_file() else ""
 
 

@@ -16,13 +16,11 @@ import numpy as np
 import psutil
 import pytest
 
-from search.cluster import RayExecutor
 from search.config import Config, check
 from search.config import Executor as Settings
 from search.executor import Executor, InlineExecutor, LocalExecutor, start
 from search.faults import WorkerError
 from search.steps import Steps
-from tests.linear import RAW
 from trainers.base import TrainingError
 
 Progress = Callable[[str, float], None]
@@ -82,6 +80,8 @@ def fail(progress: Progress) -> None:
 
 
 def configured(**settings: Any) -> Config:
+    from tests.linear import RAW  # not by the workers, which import this file
+
     return check({"study": RAW, "executor": settings})
 
 
@@ -91,6 +91,8 @@ SETTINGS: dict[str, Any] = {"workers": 2, "trial_timeout": 6, "retries": 1, "tri
 @pytest.fixture(scope="module")
 def ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Executor]:
     """On a Ray of its own; one for all tests, since it takes seconds to start."""
+    from search.cluster import RayExecutor
+
     settings = Settings.model_validate({"name": "ray", "address": "local", **SETTINGS})
     executor = RayExecutor(settings, tmp_path_factory.mktemp("root"))
     yield executor

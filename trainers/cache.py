@@ -52,7 +52,7 @@ def get(folder: Path) -> bool:
     if _problem(folder) is None:
         return True
     with locked(folder, _silent):
-        return _intact(folder)
+        return intact(folder)
 
 
 def fill(
@@ -70,7 +70,7 @@ def fill(
     if get(folder):
         return False
     with locked(folder, progress):
-        if _intact(folder):
+        if intact(folder):
             return False
         partial = folder.with_name(f".{folder.name}.partial")
         _remove(partial)  # of a process that was killed: whoever holds the lock is the only one here
@@ -114,7 +114,7 @@ def _problem(folder: Path) -> str | None:
     return None
 
 
-def _intact(folder: Path) -> bool:
+def intact(folder: Path) -> bool:
     """As `get`, for a caller that holds the lock."""
     if not folder.exists():
         return False
