@@ -123,7 +123,7 @@ def _draw(axes: Axes, one: _Series, x: str, y: str) -> None:
         axes.step(shown(stairs, x), shown(stairs, y), linestyle="--" if one.line == "dash" else "-", zorder=1, **style)
         for _, row in one.rows.iterrows():
             at = shown(row, x)[0], shown(row, y)[0]
-            spread = {"xerr": ends(row, x), "yerr": ends(row, y), "ecolor": one.colour}
+            spread: dict[str, Any] = {"xerr": ends(row, x), "yerr": ends(row, y), "ecolor": one.colour}
             axes.errorbar(*at, fmt="none", **spread, linewidth=1, capsize=2, zorder=2)
     style = {"s": 45, "linewidth": 1.2} if one.line else {"s": 230, "linewidth": 2}
     where = shown(one.rows, x), shown(one.rows, y)

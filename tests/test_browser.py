@@ -29,7 +29,10 @@ FLAGS = (
 )
 PATIENCE = 60_000  # ms
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: apt install chromium")
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: apt install chromium"),
+    pytest.mark.timeout(900),  # the first test waits for two sweeps
+]
 
 
 @pytest.fixture(autouse=True)

@@ -1,3 +1,4 @@
+# mypy: disable-error-code="import-not-found, import-untyped"
 """TensorBoard's event files: read back by TensorBoard itself; the format alone where it is not installed."""
 
 from __future__ import annotations

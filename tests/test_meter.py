@@ -42,13 +42,18 @@ def test_the_figures_are_there_also_when_the_block_raises() -> None:
 
 def test_the_gpu_is_read_through_its_own_library(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
+
+    def device(index: int) -> str:
+        asked.append(index)
+        return "a device"
+
     library = types.SimpleNamespace(
         nvmlInit=lambda: None,
-        nvmlDeviceGetHandleByIndex=lambda index: asked.append(index) or "a device",
+        nvmlDeviceGetHandleByIndex=device,
         nvmlDeviceGetUtilizationRates=lambda device: types.SimpleNamespace(gpu=60),
         nvmlDeviceGetMemoryInfo=lambda device: types.SimpleNamespace(used=3_000_000_000),
     )
-    monkeypatch.setitem(sys.modules, "pynvml", library)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "pynvml", library)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,0")
     with metered("auto") as found:
         pass

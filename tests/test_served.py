@@ -31,6 +31,7 @@ from trainers import data
 from trainers.data import MEAN, STD
 
 IMAGE = [[0] * 28] * 28
+pytestmark = pytest.mark.timeout(900)  # the first test waits for two sweeps
 ABOUT = {"mean": MEAN, "std": STD, "shape": [28, 28]}
 
 
