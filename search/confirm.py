@@ -262,7 +262,8 @@ class Confirmation:
 
     def _judge(self, name: str, files: list[Artifact], baseline: Baseline) -> tuple[list[float], list[LatencyResult]]:
         outcome: list[Future[Any]] = []
-        work = Work(-1, baseline.spec.trainer, objective.judge, (self._config, baseline.spec.trainer, files, baseline))
+        split = self._config.root / "cache" / "data" / self._config.study.data.name / "test"
+        work = Work(-1, baseline.spec.trainer, objective.judge, (self._config, split, files, baseline))
         run_all(
             self._executor,
             [work],

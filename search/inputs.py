@@ -9,7 +9,7 @@ from search.config import Config
 from trainers import cache, data
 from trainers.base import DenseSpec
 
-SPLITS = ("train", "validation", "test")
+SPLITS = ("train", "validation")  # the test split travels when it is judged on, not before
 
 
 def inputs(config: Config) -> list[Path]:
@@ -17,7 +17,7 @@ def inputs(config: Config) -> list[Path]:
     as they were trained before. Raises DataError as `trainers.data.load`.
     """
     home = config.root / "cache" / "data" / config.study.data.name
-    if not all(cache.get(home / split) for split in SPLITS):
+    if not all(cache.get(home / split) for split in SPLITS) or not (home / "test").is_dir():
         own = config.study.data.folder
         folder = Path(own).expanduser() if own else None
         data.load(config.study.data.name, config.root / "cache", folder=folder)

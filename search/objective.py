@@ -234,10 +234,10 @@ def _build(
 
 
 def _test(
-    config: Config, trainer: str, artifacts: list[Artifact], baseline: Baseline, progress: Progress
+    config: Config, split: Path, artifacts: list[Artifact], baseline: Baseline, progress: Progress
 ) -> list[float]:
-    """Accuracy of each file on the TEST split, which nothing else opens."""
-    runtime = config.study.runtime_of(trainer)
+    """Accuracy of each file on the TEST split, opened by nothing else. `split`: its folder, which travels along."""
+    runtime = config.study.runtime_of(baseline.spec.trainer)
     progress("test split", 0.0)
     test = open_test(config.study.data.name, config.root / "cache", _own_folder(config), progress)
     loader = runtimes.base.load(runtime)
@@ -251,7 +251,7 @@ def _test(
 
 def _measure_all(
     config: Config,
-    trainer: str,
+    split: Path,
     artifacts: list[Artifact],
     baseline: Baseline,
     accuracies: list[float],
@@ -259,7 +259,7 @@ def _measure_all(
 ) -> tuple[list[float], list[Measured]]:
     """The accuracies, and the latency of each file, all interleaved in one run."""
     progress("measure", 0.0)
-    runtime = config.study.runtime_of(trainer)
+    runtime = config.study.runtime_of(baseline.spec.trainer)
     found = latency.measure_many(runtime, artifacts, baseline.artifact, latency_spec(config.study))
     same_hardware(found[0].environment, baseline.environment)
     return accuracies, found
@@ -271,7 +271,7 @@ prepare = Steps(_lay, _time)
 # (config, recipe, baseline, teacher, folder, progress) -> Outcome. Carries out the recipe in `folder` and measures the
 # exported file against the baseline's.
 evaluate = Steps(_build, _measure)
-# (config, trainer, artifacts, baseline, progress) -> (accuracies on the TEST split, latencies), one of each per file.
+# (config, split, artifacts, baseline, progress) -> (accuracies on the TEST split, latencies), one of each per file.
 # Called once the search has ended.
 judge = Steps(_test, _measure_all)
 
