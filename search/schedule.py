@@ -50,6 +50,9 @@ Sweeps that recur, and what they found: each front is compared with the last one
 Sweeps run one at a time; those of other schedules wait in line. Missed runs become one. After SIGTERM or kill -9 the
 sweep goes on at the scheduler's next start, before anything else. Files are read at the start.
 
+The intervals know the noise of training and measuring, not the luck of a search: fronts of few trials differ by it.
+Give a sweep that is to sound an alarm a budget that finds its front every time.
+
 trigger --wait ends with exit code 0, with 3 if a part of the front has become worse beyond noise, with 1 if the sweep
 failed or did not run.
 """

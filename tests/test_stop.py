@@ -54,7 +54,7 @@ class Endless(InlineExecutor):
 def test_trials_that_take_longer_than_the_grace_are_tried_again(
     planted: LinearTrainer, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = config(root)
+    settings = config(root, confirm={"seeds": 0})
     settings = settings.model_copy(update={"executor": settings.executor.model_copy(update={"grace": 0.3})})
     stop = Stop()
     endless = Endless(lambda: stop._signalled(signal.SIGTERM, None))
