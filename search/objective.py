@@ -163,6 +163,8 @@ def evaluate(
     """Carry out the recipe in `folder` and measure the exported file against the baseline's."""
     built = build(config, recipe, baseline, teacher, folder, progress)
     stages = dict(built.stages)
+    with _stage(stages, "measure"), quiet.training():
+        latency.warm(config.study.runtime_of(recipe.trainer))
     with ExitStack() as room:
         with _stage(stages, "wait_for_quiet"):
             progress("wait for quiet", 0.0)
