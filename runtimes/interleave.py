@@ -1,4 +1,4 @@
-"""The measuring process: `python -m runtimes.interleave` reads one JSON request and writes one JSON answer.
+"""The measuring process: `python -m runtimes.interleave [RUNTIME]` reads one JSON request, writes one JSON answer.
 
 A block is a few milliseconds of each file in short bursts, in random order. Each block loads all files afresh, in
 random order, as long as loading takes at most half of the time: two sessions of one file differ by about 1 % for
@@ -226,9 +226,15 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Standard output carries the answer alone: what libraries print there goes to standard error."""
+    """Imports the runtimes that the command names, says `ready`, reads the request and writes the answer.
+
+    Standard output carries these two lines alone: what libraries print there goes to standard error.
+    """
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
+    for name in sys.argv[1:]:
+        load(name)
+    print("ready", file=out, flush=True)
     try:
         result = answer(json.load(sys.stdin))
     except ArtifactError as problem:

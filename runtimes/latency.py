@@ -169,28 +169,53 @@ def measure_many(
     ]
 
 
-def _ask(request: dict[str, Any], limit: float) -> dict[str, Any]:
-    """Have the measuring process carry out the request within `limit` seconds."""
+_warmed: subprocess.Popen[str] | None = None  # has imported its runtime and waits for a request
+
+
+def warm(runtime: str) -> None:
+    """Start the process of the next measurement; returns when it has imported the runtime.
+
+    To be called inside `quiet.training()`: its imports then disturb no measurement and keep nobody from training.
+    """
+    global _warmed
+    if _warmed is None or _warmed.poll() is not None:
+        _warmed = _start(runtime)
+        assert _warmed.stdout is not None
+        _warmed.stdout.readline()
+
+
+def _start(*imports: str) -> subprocess.Popen[str]:
     root = Path(__file__).parent.parent
     paths = [str(root), *filter(None, [os.environ.get("PYTHONPATH")])]
-    try:
-        done = subprocess.run(
-            [sys.executable, "-m", "runtimes.interleave"],
-            input=json.dumps(request),
-            capture_output=True,
-            text=True,
-            timeout=limit,
-            cwd=root,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
-        )
-    except subprocess.TimeoutExpired:
-        raise LatencyError(f"latency: the measuring process gave no answer within {limit:.0f} s") from None
-    if done.returncode:
-        code = done.returncode
+    return subprocess.Popen(
+        [sys.executable, "-m", "runtimes.interleave", *imports],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=root,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+    )
+
+
+def _ask(request: dict[str, Any], limit: float) -> dict[str, Any]:
+    """Have a measuring process carry out the request within `limit` seconds."""
+    global _warmed
+    process, _warmed = _warmed, None
+    if process is None or process.poll() is not None:
+        process = _start()
+    with process:
+        try:
+            said, complaints = process.communicate(json.dumps(request), timeout=limit)
+        except subprocess.TimeoutExpired:
+            raise LatencyError(f"latency: the measuring process gave no answer within {limit:.0f} s") from None
+        finally:
+            process.kill()  # nothing happens to one that has ended
+    if code := process.returncode:
         how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"failed with exit status {code}"
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        last = (complaints.strip().splitlines() or ["no message"])[-1]
         raise LatencyError(f"latency: the measuring process {how}: {last}")
-    answer: dict[str, Any] = json.loads(done.stdout)
+    answer: dict[str, Any] = json.loads(said.splitlines()[-1])
     if "artifact_error" in answer:
         raise ArtifactError(answer["artifact_error"])
     return answer

@@ -187,6 +187,8 @@ def _measure(
 ) -> Outcome:
     """What was built, measured against the baseline's file."""
     stages = dict(built.stages)
+    with _stage(stages, "measure"), quiet.training():
+        latency.warm(config.study.runtime_of(recipe.trainer))
     with ExitStack() as room:
         with _stage(stages, "wait_for_quiet"):
             progress("wait for quiet", 0.0)

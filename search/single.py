@@ -26,6 +26,7 @@ class SingleWriter(BaseStorage):
         self._database = database
         self._study: int | None = None
         self._trials: dict[int, FrozenTrial] = {}  # by trial id, in order of number
+        self._kinds: dict[str, BaseDistribution] = {}  # by parameter
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
@@ -48,6 +49,7 @@ class SingleWriter(BaseStorage):
         if self._study != study_id:
             found = self._database.get_all_trials(study_id, deepcopy=False)
             self._trials = {t._trial_id: t for t in sorted(found, key=lambda t: t.number)}
+            self._kinds = {name: kind for t in self._trials.values() for name, kind in t.distributions.items()}
             self._study = study_id
         return self._trials
 
@@ -65,15 +67,17 @@ class SingleWriter(BaseStorage):
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
         """See BaseStorage."""
         trials = self._of(study_id)
-        trial_id: int = self._database.create_new_trial(study_id, template_trial)
-        trials[trial_id] = self._database.get_trial(trial_id)
-        return trial_id
+        created = self._database._create_new_trial(study_id, template_trial)  # as public, but says what it made
+        trials[created._trial_id] = created
+        return int(created._trial_id)
 
     def set_trial_param(
         self, trial_id: int, param_name: str, param_value_internal: float, distribution: BaseDistribution
     ) -> None:
         """See BaseStorage."""
-        self._database.set_trial_param(trial_id, param_name, param_value_internal, distribution)
+        known = self._kinds.get(param_name)  # else it looks for a trial that has the parameter
+        self._database._set_trial_param(trial_id, param_name, param_value_internal, distribution, known)
+        self._kinds[param_name] = distribution
 
         def change(trial: FrozenTrial) -> None:
             trial.params = {**trial.params, param_name: distribution.to_external_repr(param_value_internal)}

@@ -264,6 +264,23 @@ def test_a_killed_measuring_process_is_a_clear_error_and_frees_the_host(baseline
     assert "was ended by SIGKILL" in str(caught[0])
 
 
+def test_a_warmed_process_serves_one_measurement_and_its_death_costs_nothing(baseline: Artifact) -> None:
+    latency.warm("onnxruntime")
+    first = latency._warmed
+    latency.warm("onnxruntime")
+    assert first is not None
+    assert latency._warmed is first
+    assert measure("onnxruntime", baseline, baseline, QUICK).latency_ratio > 0
+    assert latency._warmed is None
+    assert first.poll() == 0
+    latency.warm("onnxruntime")
+    assert latency._warmed is not None
+    latency._warmed.kill()
+    latency._warmed.wait()
+    assert measure("onnxruntime", baseline, baseline, QUICK).latency_ratio > 0
+    assert not measuring()
+
+
 def test_a_failing_measuring_process_is_a_clear_error() -> None:
     with pytest.raises(LatencyError, match="failed with exit status 1: KeyError: 'spec'"):
         latency._ask({}, limit=60)

@@ -29,6 +29,8 @@ def ended(argv: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
 
 USAGE = [
     (["study=mnist_prun"], "study: 'mnist_prun' does not exist; choose from"),
+    (["storage=mysql"], "storage: 'mysql' does not exist; choose from postgres, sqlite"),
+    (["storage.patience=-1"], "storage.patience: -1 is not valid; it should be greater than or equal to 0"),
     (["executor=lokal"], "executor: 'lokal' does not exist; choose from inline, local"),
     (["--multirun", "study=smoke,mnist_prun"], "study: 'mnist_prun' does not exist"),
     (["study.objectives=[accuracy,latncy]"], "study.objectives[1]: 'latncy' is not a metric (did you mean latency"),
@@ -110,6 +112,7 @@ def test_help_lists_the_studies_and_what_can_be_overridden(
     for word in (
         "study: mnist_prune, mnist_prune_both",
         "executor: inline, local",
+        "storage: postgres, sqlite",
         "study.budget.trials=60",
         "trial_timeout",
     ):

@@ -253,7 +253,7 @@ def test_an_ask_that_is_cut_in_half_leaves_nothing(tmp_path: Path, monkeypatch: 
     place = f"sqlite:///{tmp_path}/optuna.db"
     sweep = Sweep.open(study(references={}), place)
     with monkeypatch.context() as patch:
-        patch.setattr(RDBStorage, "set_trial_param", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt()))
+        patch.setattr(RDBStorage, "_set_trial_param", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt()))
         with pytest.raises(KeyboardInterrupt):
             sweep.ask()
     assert RDBStorage(place).get_all_trials(sweep.optuna._study_id) == []
