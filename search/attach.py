@@ -80,7 +80,11 @@ def attach(settings: config.Executor, target: str) -> Attached:
             ray.init(**(where | mine if own else where))
     except Exception as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise SweepError(f"executor.address: no connection to Ray at {settings.address}: {reason}") from error
+        raise SweepError(
+            f"executor.address: no connection to Ray at {settings.address}: {reason}; check that RAY_AUTH_MODE and "
+            "RAY_AUTH_TOKEN are the cluster's, that this host belongs to it (from others: ray://HOST:10001), and that "
+            "it runs the same Ray"
+        ) from error
     # It prints paragraphs about every worker that dies; what matters of them is told by us.
     ray._private.worker.print_to_stdstream = lambda *args, **kwargs: None
     attached = Attached(settings, ray, own)
