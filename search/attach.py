@@ -36,7 +36,7 @@ class Attached:
         self.ray = ray
         self._settings = settings
         self._own = own
-        self._known = (0.0, 1)
+        self._known = (-FRESH_S, 1)
 
     def resources(self) -> dict[str, float]:
         """What all nodes together carry."""
@@ -47,12 +47,17 @@ class Attached:
         """Workers that the cluster has room for now, or what the settings say."""
         if self._settings.workers != "auto":
             return self._settings.workers
-        asked, now = self._known[0], time.monotonic()
-        if now - asked > FRESH_S or not asked:
-            there, wanted = self.resources(), {"CPU": self._settings.num_cpus, "GPU": self._settings.num_gpus}
-            room = min(int(there.get(name, 0.0) / amount + 1e-9) for name, amount in wanted.items() if amount)
-            self._known = (now, max(1, room))
+        if time.monotonic() - self._known[0] > FRESH_S:
+            self._known = (time.monotonic(), max(1, self.room()))
         return self._known[1]
+
+    def room(self) -> int:
+        """Workers that fit on the nodes that are alive, were they all free."""
+        wanted = {"CPU": self._settings.num_cpus, "GPU": self._settings.num_gpus}
+        nodes = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
+        # Rounding must not make 0.1 fit nine times into 1.
+        fits = (min(int(node.get(k, 0.0) / v + 1e-9) for k, v in wanted.items() if v) for node in nodes)
+        return sum(fits)
 
     def close(self) -> None:
         """Disconnect; end what was started."""
@@ -80,7 +85,11 @@ def attach(settings: config.Executor, target: str) -> Attached:
             ray.init(**(where | mine if own else where))
     except Exception as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise SweepError(f"executor.address: no connection to Ray at {settings.address}: {reason}") from error
+        raise SweepError(
+            f"executor.address: no connection to Ray at {settings.address}: {reason}; check that RAY_AUTH_MODE and "
+            "RAY_AUTH_TOKEN are the cluster's, that this host belongs to it (from others: ray://HOST:10001), and that "
+            "it runs the same Ray"
+        ) from error
     # It prints paragraphs about every worker that dies; what matters of them is told by us.
     ray._private.worker.print_to_stdstream = lambda *args, **kwargs: None
     attached = Attached(settings, ray, own)
@@ -99,14 +108,11 @@ def _check(attached: Attached, settings: config.Executor, target: str) -> None:
             f"study.target: no node of the Ray cluster at {settings.address} carries the resource {target!r}, so no "
             f"latency can be measured; start the node to measure on with --resources='{{\"{target}\": 1}}'"
         )
-    if settings.num_gpus > there.get("GPU", 0.0):
+    if not attached.room():
         raise SweepError(
-            f"executor.num_gpus: a worker needs {settings.num_gpus:g}, and the cluster has "
-            f"{there.get('GPU', 0.0):g}; write executor.num_gpus=0, or start nodes that have one"
-        )
-    if settings.num_cpus > there.get("CPU", 0.0):
-        raise SweepError(
-            f"executor.num_cpus: a worker needs {settings.num_cpus:g}, and the cluster has {there.get('CPU', 0.0):g}"
+            f"executor.num_cpus, executor.num_gpus: no node of the Ray cluster at {settings.address} has the "
+            f"{settings.num_cpus:g} CPU and {settings.num_gpus:g} GPU that a worker takes; ask for less, or start a "
+            f"larger node (all together carry {there.get('CPU', 0.0):g} and {there.get('GPU', 0.0):g})"
         )
 
 

@@ -21,6 +21,7 @@ from search.travel import Goods
 
 MEASURE = "measure"  # the kind of workers that measure; the others serve the trainer that they are called by
 POLL_S = 0.2
+STILLBORN = 10  # workers in a row that die before they serve: it is the cluster, not chance
 PATIENCE_S = 30.0  # that work waits in silence for a node to measure on
 
 
@@ -48,6 +49,7 @@ class Crew:
         self._busy: list[Hired] = []
         self._wanted: Counter[str] = Counter()
         self._warned = False
+        self._stillborn = 0
         self._warnings: list[Event] = []
         self.closed = False
 
@@ -138,7 +140,14 @@ class Crew:
                     raise SweepError(
                         f"executor: a node of the cluster cannot run Pare ({last}); install the same Pare on every node"
                     ) from None
-                return  # its node was lost, or Ray took the worker away: the next one may have more luck
+                self._stillborn += 1  # its node was lost, or there was no memory: the next one may have more luck
+                if self._stillborn >= STILLBORN:
+                    reason = str(error).strip().splitlines()[-1]
+                    raise SweepError(
+                        f"executor: {STILLBORN} workers in a row died while they started: {reason}"
+                    ) from None
+                return
+            self._stillborn = 0
             if found.code != code_digest():
                 self._end(worker)
                 raise SweepError(

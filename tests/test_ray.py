@@ -195,7 +195,7 @@ def smoke(root: Path, *words: str) -> list[str]:
 
 
 def ended(processes: list[psutil.Process]) -> bool:
-    return not psutil.wait_procs(processes, timeout=30)[1]
+    return not psutil.wait_procs(processes, timeout=120)[1]  # two of Ray's own take a minute to notice
 
 
 @pytest.fixture
@@ -203,6 +203,7 @@ def own_scratch(tmp_path: Path) -> dict[str, str]:
     return dict(os.environ) | {"PARE_SCRATCH": str(tmp_path / "scratch")}
 
 
+@pytest.mark.cluster
 def test_a_whole_sweep_and_its_confirmation(root: Path, own_scratch: dict[str, str], tmp_path: Path) -> None:
     driver = subprocess.Popen(
         smoke(root), cwd=ROOT, env=own_scratch, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
@@ -217,6 +218,7 @@ def test_a_whole_sweep_and_its_confirmation(root: Path, own_scratch: dict[str, s
     assert not list((tmp_path / "scratch").glob("*/trials/*/0*"))  # nodes do not pile up what has travelled on
 
 
+@pytest.mark.cluster
 def test_nothing_is_left_of_it_when_the_driver_is_killed(root: Path, own_scratch: dict[str, str]) -> None:
     driver = subprocess.Popen(
         smoke(root), cwd=ROOT, env=own_scratch, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
