@@ -149,7 +149,7 @@ def test_the_sweeps_page_shows_table_and_pictures(links: dict[str, str], page: A
     page.goto(links["sweep smoke-002"])
     page.get_by_text("Show more").first.click()
     for name in ("front", "compare"):
-        picture = page.locator(f"img[src*='path={name}.png']")
+        picture = page.locator(f"img[src*='path={name}_small.png']")
         picture.wait_for()
         page.wait_for_function("image => image.naturalWidth > 500", arg=picture.element_handle())
     page.get_by_text("smoke-002 against smoke-001: better").wait_for()
