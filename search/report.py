@@ -81,9 +81,10 @@ def finish(root: Path, tracking: Tracking, sweep: str, status: str) -> Summary:
         tracking.tag_sweep(sweep, {"pare.compared_with": previous.older.sweep, "pare.verdict": previous.verdict})
     metrics = _beside_first(tracking, summary) | _metrics(summary)
     verdict = [f"**{previous.title}**"] if previous else []
-    note = "\n\n".join([markdown(summary), *verdict, *_images(summary, pictures)])
+    small = [_smaller(path) for path in pictures if path.suffix == ".png"]
+    note = "\n\n".join([markdown(summary), *verdict, *_images(summary, small)])
     tables = figures(summary), summary.hypervolume
-    tracking.finish_sweep(sweep, Outcome(status, *tables, metrics, [*pictures, made.page], note))
+    tracking.finish_sweep(sweep, Outcome(status, *tables, metrics, [*pictures, *small, made.page], note))
     return summary
 
 
@@ -118,11 +119,21 @@ def _beside_first(tracking: Tracking, summary: Summary) -> dict[str, float]:
     return {"front/hypervolume_vs_first": found.hypervolume[1] / found.hypervolume[0]}
 
 
+def _smaller(picture: Path) -> Path:
+    """The picture as wide as MLflow's pages: they show images at full size, whatever their Markdown says."""
+    from PIL import Image
+
+    made = picture.with_stem(f"{picture.stem}_small")
+    with Image.open(picture) as image:
+        image.thumbnail((980, 980))
+        image.save(made)
+    return made
+
+
 def _images(summary: Summary, pictures: Sequence[Path]) -> list[str]:
     """As Markdown: MLflow's pages show an image from an address relative to the server's, and no data: URI."""
     run_id = summary.about["run_id"]
-    shown = [path for path in pictures if path.suffix == ".png"]
-    return [f"![{path.stem}](get-artifact?path={path.name}&run_uuid={run_id})" for path in shown]
+    return [f"![{path.stem}](get-artifact?path={path.name}&run_uuid={run_id})" for path in pictures]
 
 
 def say(root: Path, study: str, sweep: str | None = None, console: Console | None = None) -> None:

@@ -50,7 +50,7 @@ def studied(fetched: Path, blank_store: Path, tmp_path_factory: pytest.TempPathF
     shutil.copyfile(blank_store, made / "mlflow.db")
     env = {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"}
     for changes in (["study.data.train_size=200"], ["fresh=true", "tracking.tensorboard=true"]):
-        command = [sys.executable, "-m", "search.run", "study=smoke", f"root={made}", *changes]
+        command = [sys.executable, "-m", "search.run", "study=smoke", "study.confirm.seeds=3", f"root={made}", *changes]
         done = subprocess.run(command, capture_output=True, text=True, env=env)
         assert done.returncode == 0, done.stdout + done.stderr
     return made

@@ -110,7 +110,7 @@ def test_finishing_marks_the_front_and_records_figures_files_and_note(root: Path
     assert run.data.metrics["hypervolume"] == pytest.approx(read(root, "two").hypervolume["hypervolume"].max())
     assert run.data.tags["mlflow.note.content"].count("\n| ") == len(expected_front()) + 1
     files = {f.path for f in MlflowClient(tracking.uri).list_artifacts(run.info.run_id)}
-    assert files == {"config.json", "front.csv", "front.png", "report.html"}
+    assert files == {"config.json", "front.csv", "front.png", "front_small.png", "report.html"}
     report.finish(root, tracking, "two-001", "interrupted")
     again = MlflowClient(tracking.uri).get_run(run.info.run_id)
     assert again.info.status == "KILLED"

@@ -113,7 +113,7 @@ def body(inputs: object) -> bytes:
     [
         (body([[[0] * 27] * 28]), "application/json", 400, "does not match expected shape (-1, 28, 28)"),
         (body(IMAGE), "application/json", 400, "does not match expected shape (-1, 28, 28)"),
-        (body([]), "application/json", 400, "does not match expected shape"),
+        (body([]), "application/json", 400, "suggests a numpy array input"),
         (body([[[0.5] * 28] * 28]), "application/json", 400, "pixels from 0.5 to 0.5 are not valid; send whole grey"),
         (body([[[256] * 28] * 28]), "application/json", 400, "pixels from 256 to 256 are not valid"),
         (body([[["a"] * 28] * 28]), "application/json", 400, "could not convert string to float: 'a'"),
