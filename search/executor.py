@@ -1,4 +1,4 @@
-"""Where work runs: local worker processes (default), a Ray cluster (search/cluster.py), or this process (`inline`).
+"""Where work runs: local worker processes (default), a Ray cluster (search/cluster), or this process (`inline`).
 
 An executor only evaluates; the driver alone asks and tells. A crash, an out-of-memory kill or a time-out costs one
 piece of work, which is tried again as often as the configuration says; after that its reason is the result.
@@ -280,8 +280,8 @@ def start(wanted: config.Config, output: Path) -> Executor:
     if wanted.executor.name == "inline":
         return InlineExecutor()
     if wanted.executor.name == "ray":
-        from search.cluster import RayExecutor
-        from search.inputs import inputs
+        from search.cluster.executor import RayExecutor
+        from search.cluster.inputs import inputs
 
         return RayExecutor(wanted.executor, wanted.root, wanted.study.target, inputs(wanted))
     output.parent.mkdir(parents=True, exist_ok=True)

@@ -14,10 +14,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from search import recurring
-from search.history import History, Run, only_scheduler, scheduler_runs
-from search.recurring import FOLDER, Schedule
-from search.verdict import WORSE
+from search.schedules import recurring
+from search.schedules.history import History, Run, only_scheduler, scheduler_runs
+from search.schedules.recurring import FOLDER, Schedule
+from search.schedules.verdict import WORSE
 from search.words import RefusedError, UsageError, command, settings
 
 HELP = """\
@@ -81,7 +81,7 @@ def checked(folder: Path) -> dict[str, Schedule]:
 
 def _reachable(schedules: dict[str, Schedule]) -> None:
     """Raise UsageError when a webhook's address is not there."""
-    from search.webhook import address
+    from search.schedules.webhook import address
 
     problems = []
     for name, schedule in schedules.items():
@@ -99,7 +99,7 @@ def _say(text: str) -> None:
 
 
 def _run(root: Path, folder: Path) -> int:
-    from search import scheduler
+    from search.schedules import scheduler
 
     signals = scheduler.Signals()
     # In a process of its own, which takes the memory that composing needs with it.
@@ -151,7 +151,7 @@ def _trigger(root: Path, folder: Path, name: str, wait: bool) -> int:
 
 def _here(root: Path, folder: Path, schedules: dict[str, Schedule], name: str) -> int:
     """Without a daemon; what was interrupted goes on instead of a new run."""
-    from search import scheduler
+    from search.schedules import scheduler
 
     _reachable({name: schedules[name]})
     signals = scheduler.Signals()

@@ -97,7 +97,7 @@ def logged(root: Path) -> pd.DataFrame:
 WHERE = """
 import time
 from pathlib import Path
-from search.cluster import RayExecutor
+from search.cluster.executor import RayExecutor
 from search.config import Executor
 from search.steps import Steps
 from tests.test_cluster import here, here_again

@@ -91,7 +91,7 @@ SETTINGS: dict[str, Any] = {"workers": 2, "trial_timeout": 6, "retries": 1, "tri
 @pytest.fixture(scope="module")
 def ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Executor]:
     """On a Ray of its own; one for all tests, since it takes seconds to start."""
-    from search.cluster import RayExecutor
+    from search.cluster.executor import RayExecutor
 
     settings = Settings.model_validate({"name": "ray", "address": "local", **SETTINGS})
     executor = RayExecutor(settings, tmp_path_factory.mktemp("root"))

@@ -15,13 +15,14 @@ import pytest
 
 from runtimes.base import Artifact
 from runtimes.latency import LatencyError
-from search import config, inputs
+from search import config
+from search.cluster import inputs
+from search.cluster.travel import Receiver, Sender
 from search.config import Config, ConfigError
 from search.faults import SweepError, reason
 from search.measure import same_hardware
 from search.objective import Baseline
 from search.steps import Steps
-from search.travel import Receiver, Sender
 from tests.linear import RAW
 from tests.test_recovery import finished
 from trainers import cache

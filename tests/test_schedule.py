@@ -17,9 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from search import cli, schedule
-from search.history import History, only_scheduler, scheduler_runs
-from search.recurring import FOLDER, Schedule, cron
 from search.run import EXPERIMENTS
+from search.schedules.history import History, only_scheduler, scheduler_runs
+from search.schedules.recurring import FOLDER, Schedule, cron
 from search.words import RefusedError
 from tests.recurring import DAILY, tiny
 

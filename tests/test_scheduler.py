@@ -14,9 +14,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from search import scheduler
-from search.history import History
-from search.recurring import Schedule
+from search.schedules import scheduler
+from search.schedules.history import History
+from search.schedules.recurring import Schedule
 from search.summary import existing
 from tests.recurring import DAILY, tiny
 

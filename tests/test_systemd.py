@@ -13,7 +13,7 @@ import pytest
 
 from search import schedule
 from search.config import Executor
-from search.recurring import FOLDER
+from search.schedules.recurring import FOLDER
 
 UNITS = sorted((Path(__file__).parent.parent / "deploy" / "systemd").glob("pare-*"))
 SERVICES = [path for path in UNITS if path.suffix == ".service"]

@@ -12,7 +12,7 @@ import urllib.request
 from collections.abc import Mapping
 from typing import Any
 
-from search.recurring import Webhook
+from search.schedules.recurring import Webhook
 
 
 def address(hook: Webhook) -> str:

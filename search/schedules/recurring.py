@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from search.words import UsageError
 
-FOLDER = Path(__file__).parent.parent / "experiments" / "schedule"
+FOLDER = Path(__file__).parents[2] / "experiments" / "schedule"
 DAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
 ALIASES = {"@hourly": "0 * * * *", "@daily": "0 0 * * *", "@weekly": "0 0 * * 0", "@monthly": "0 0 1 * *"}
 _TICK, _NEAR = timedelta(microseconds=1), timedelta(hours=3)  # no zone moves its clock by more

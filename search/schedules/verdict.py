@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from search.history import History, Run
-from search.recurring import FOLDER, Schedule, one
+from search.schedules.history import History, Run
+from search.schedules.recurring import FOLDER, Schedule, one
 from search.store import TrackingError, store_uri
 from search.words import RefusedError, UsageError, command, settings
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 HELP = """\
 Compare the sweep of a scheduled run with the last one, mark it in the record, tell the schedule's webhook.
 
-  python -m search.verdict run=NUMBER [root=mlruns] [schedules=experiments/schedule]
+  python -m search.schedules.verdict run=NUMBER [root=mlruns] [schedules=experiments/schedule]
 
   run  as `python -m search.schedule history` shows it
 
@@ -129,7 +129,7 @@ def settle(root: Path, history: History, run: Run, schedule: Schedule | None) ->
         _mark(root, run, found)
     hook = schedule.webhook if schedule else None
     if hook and (hook.when == "always" or run.worse or run.exit_code):
-        from search.webhook import post
+        from search.schedules.webhook import post
 
         run = history.update(run.id, webhook=post(hook, body(root, run, found, sweep)))
     return run
@@ -166,7 +166,7 @@ def _carry_out(words: list[str]) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line: 0, 3 for a worse front, 2 for a mistake in it, 1 for a record that cannot be read."""
-    return command("search.verdict", HELP, argv, _carry_out)
+    return command("search.schedules.verdict", HELP, argv, _carry_out)
 
 
 if __name__ == "__main__":

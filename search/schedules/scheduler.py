@@ -26,10 +26,10 @@ from apscheduler.executors.base import BaseExecutor
 from apscheduler.jobstores.sqlalchemy import SQLAlchemyJobStore
 from apscheduler.schedulers.base import BaseScheduler
 
-from search.history import History, Run
-from search.recurring import Schedule
+from search.schedules.history import History, Run
+from search.schedules.recurring import Schedule
+from search.schedules.verdict import WORSE
 from search.stop import FOLLOW
-from search.verdict import WORSE
 
 KILLED_AT_MOST = 5  # times that a sweep takes its scheduler down with it before it is given up
 _Say = Callable[[str], None]
@@ -207,7 +207,7 @@ class Runner:
         self._run = self._history.update(run.id, **changes)
         with log.open("ab") as output:
             words = [f"run={run.id}", f"root={self._root}", f"schedules={self._folder}"]
-            self._process = self._spawn(["search.verdict", *words], output)
+            self._process = self._spawn(["search.schedules.verdict", *words], output)
         self._judging = True
 
     def _settle(self, run: Run, code: int) -> None:

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from runtimes import quiet
+from search.cluster.travel import Goods, Parcel, Receiver, Sender
 from search.executor import Event, listen, serve
 from search.provenance import code_digest
-from search.travel import Goods, Parcel, Receiver, Sender
 
 SCRATCH = "PARE_SCRATCH"
 

@@ -1,6 +1,6 @@
 """Workers on a Ray cluster: `executor=ray`. Whatever the cluster does to them, a piece of work is told once.
 
-A node shares no disk with the driver (search/travel.py), and measures only if it carries the resource that the study
+A node shares no disk with the driver (travel.py), and measures only if it carries the resource that the study
 names as its target. A worker that dies costs one of the work's `retries`; a node that is lost is not the work's fault.
 """
 
@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from search import config
-from search.attach import Attached, attach
-from search.crew import MEASURE, Crew, Hired
+from search.cluster.attach import Attached, attach
+from search.cluster.crew import MEASURE, Crew, Hired
+from search.cluster.node import Reply
+from search.cluster.travel import Parcel, Receiver, Sender
 from search.executor import Event, interpreter
 from search.faults import WorkerError
-from search.node import Reply
 from search.steps import Steps
-from search.travel import Parcel, Receiver, Sender
 
 LOST_NODES = 5  # that a piece of work outlives
 POLL_S = 0.3

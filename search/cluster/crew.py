@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from search import config
-from search.attach import Attached
+from search.cluster.attach import Attached
+from search.cluster.node import Whereabouts, Worker
+from search.cluster.travel import Goods
 from search.executor import Event
 from search.faults import SweepError
-from search.node import Whereabouts, Worker
 from search.provenance import code_digest
-from search.travel import Goods
 
 MEASURE = "measure"  # the kind of workers that measure; the others serve the trainer that they are called by
 POLL_S = 0.2

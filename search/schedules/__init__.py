@@ -1,0 +1,1 @@
+"""Sweeps that recur: what `python -m search.schedule` runs."""
