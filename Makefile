@@ -12,6 +12,7 @@ define HELP
 make run [study=NAME] [SETTING=VALUE ...]   search a study's Pareto front, or go on where it stopped
 make ui                                     look at the trials in MLflow's UI
 make dashboard                              look at the studies in Optuna's dashboard
+make schedule                               start the sweeps of experiments/schedule when they are due
 make test [args="-k data"]                  run the tests
 make test-cluster                           the slow ones: real clusters, servers and kills, ten minutes or more
 make check                                  format, lint and types
@@ -26,7 +27,7 @@ Studies
 endef
 export HELP
 
-.PHONY: help run ui dashboard test test-cluster check clean-cache gone
+.PHONY: help run ui dashboard schedule test test-cluster check clean-cache gone
 .DEFAULT_GOAL := help
 
 help:
@@ -38,6 +39,12 @@ run: .venv/.run
 
 ui: .venv/.run
 	@.venv/bin/python -m search.ui $(overrides) $(args)
+
+dashboard: .venv/.dev
+	@.venv/bin/python -m search.dashboard $(overrides) $(args)
+
+schedule: .venv/.run
+	@.venv/bin/python -m search.schedule run $(overrides) $(args)
 
 test: .venv/.dev
 	@.venv/bin/python -m pytest $(args)
