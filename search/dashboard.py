@@ -16,18 +16,19 @@ from wsgiref.simple_server import make_server
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from search.cli import storage
+from search import storage
 from search.store import TrackingError
 from search.ui import HOST, arguments, free_port, stop
-from search.words import UsageError, command
+from search.words import UsageError, command, settings
 
 HELP = """\
 optuna-dashboard on the studies of this project, on this machine only.
 
-  python -m search.dashboard [port=8080] [root=mlruns]
+  python -m search.dashboard [port=8080] [storage=sqlite|postgres] [root=mlruns]
 
-  port  if left out: 8080, or the next free one
-  root  the folder that holds the studies
+  port     if left out: 8080, or the next free one
+  storage  where the studies lie: `postgres` takes the address from PARE_STORAGE_URL
+  root     the folder that holds them otherwise
 
 Ends with Ctrl-C.
 """
@@ -81,11 +82,16 @@ def app(url: str) -> Callable[..., Any]:
 
 
 def _carry_out(words: list[str]) -> int:
-    root, asked = arguments(words)
-    if not (root / "optuna.db").exists():
+    name = settings([w for w in words if w.startswith("storage=")], {"storage": "sqlite"})["storage"]
+    if name not in storage.STORAGES:
+        raise UsageError(f"storage: {name!r} is not valid; choose from {', '.join(storage.STORAGES)}")
+    root, asked = arguments([w for w in words if not w.startswith("storage=")])
+    url = storage.address(root.resolve(), name)
+    if not storage.is_server(url) and not (root / "optuna.db").exists():
         raise TrackingError(f"root: {root} holds no studies; run `python -m search.run study=mnist_prune`")
     signal.signal(signal.SIGTERM, stop)
-    made, port = app(storage(root.resolve())), free_port(asked, first=8080)
+    with storage.telling(url):
+        made, port = app(url), free_port(asked, first=8080)
     try:
         with make_server(HOST, port, made) as server:
             print(f"optuna-dashboard answers on http://{HOST}:{port}\nCtrl-C ends it.", flush=True)
