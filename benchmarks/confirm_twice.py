@@ -2,9 +2,10 @@
 
     python -m benchmarks.confirm_twice study=mnist_prune [root=mlruns]
 
-Every candidate is trained again with as many seeds and measured again, all interleaved in one run. Printed: how many
-of the second run's means lie inside the first run's 95 % intervals (83 % for many seeds, 91 % for three, since
-Student's intervals are wider), and how many pairs of intervals overlap. The sweep itself is left as it is.
+Both times all candidates are measured interleaved in one run, which is made here: the sweep's own trainings, then as
+many with other seeds. Printed: how many of the second run's means lie inside the first run's 95 % intervals (83 % for
+many seeds, 91 % for three, since Student's intervals are wider), and how many pairs of intervals overlap. The sweep
+itself is left as it is.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import sys
 
 from search import cli, drive
+from search.config import Config
 from search.confirm import Confirmation, Confirmed
 from search.display import Display
 from search.executor import start
@@ -22,7 +24,7 @@ FIGURES = ("accuracy", "test_accuracy", "latency_ratio", "size_bytes")
 
 
 def confirm_again(words: list[str]) -> tuple[list[Confirmed], list[Confirmed]]:
-    """(the sweep's own confirmation, a second one with seeds 1,000,000 further on)."""
+    """The sweep's candidates confirmed with its own seeds, and with seeds 1,000,000 further on."""
     config = cli.composed(words, EXPERIMENTS)
     config = config.model_copy(update={"root": cli.writable(config.root)})
     with driver_lock(config.root, config.study.name):
@@ -30,21 +32,29 @@ def confirm_again(words: list[str]) -> tuple[list[Confirmed], list[Confirmed]]:
         stored = sweep.get("confirmed")
         if stored is None:
             sys.exit(f"{sweep.name} is not confirmed yet; run python -m search.run {' '.join(words)}")
-        first = [Confirmed.from_dict(point) for point in stored["points"]]
-        confirm = config.study.confirm
-        confirm = confirm.model_copy(update={"first_seed": confirm.first_seed + 1_000_000, "seeds": first[0].seeds})
-        config = config.model_copy(update={"study": config.study.model_copy(update={"confirm": confirm})})
-        display = Display(len(first), 0, config.study.objectives)
+        points = [Confirmed.from_dict(point) for point in stored["points"]]
+        display = Display(len(points), 0, config.study.objectives)
         workers = start(config, config.root / "logs" / f"{sweep.name}.log")
         try:
             with display:
                 driver = drive.Driver(config, sweep, workers, display, lambda record: None)
                 driver.prepare()
-                numbers = {point.number for point in first}
+                numbers = {point.number for point in points}
                 records = [record for record in sweep.records() if record.number in numbers]
-                return first, Confirmation(config, sweep, workers, display, driver.baselines).confirm(records)
+                first, second = (
+                    Confirmation(_shifted(config, by), sweep, workers, display, driver.baselines).confirm(records)
+                    for by in (0, 1_000_000)
+                )
+                return first, second
         finally:
             workers.close()
+
+
+def _shifted(config: Config, by: int) -> Config:
+    """The configuration with confirming seeds that start `by` further on."""
+    confirm = config.study.confirm
+    confirm = confirm.model_copy(update={"first_seed": confirm.first_seed + by})
+    return config.model_copy(update={"study": config.study.model_copy(update={"confirm": confirm})})
 
 
 def main() -> None:

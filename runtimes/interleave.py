@@ -22,7 +22,7 @@ import psutil
 
 from runtimes import pace
 from runtimes.base import Artifact, ArtifactError, Runtime, Session, load
-from runtimes.interval import least_disturbed, quiet_blocks, ratio_interval
+from runtimes.interval import least_disturbed, quiet_blocks, ratio_interval, slow_phase
 from runtimes.latency import LEAST_BLOCKS, Comparison, LatencySpec, Timing
 
 BURST_NS = 2_000_000
@@ -120,7 +120,9 @@ def estimate(bench: Bench, candidate: int, seed: int) -> Estimate:
     undisturbed = int(quiet.sum())
     if undisturbed < LEAST_BLOCKS:
         quiet = least_disturbed(times, LEAST_BLOCKS)
-    return Estimate(*ratio_interval(times[quiet], np.random.default_rng(seed)), quiet, undisturbed)
+    ratio, _, high = ratio_interval(times[quiet], np.random.default_rng(seed))
+    wide = float(np.exp(np.hypot(np.log(high / ratio), slow_phase(times[quiet, 1], bench.known))))
+    return Estimate(ratio, ratio / wide, ratio * wide, quiet, undisturbed)
 
 
 def timing(bench: Bench, index: int, quiet: np.ndarray, batch: int) -> Timing:

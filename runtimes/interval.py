@@ -9,6 +9,8 @@ RESAMPLES = 1000
 # Standard deviation of the log ratio between processes, which no block of one process can show: where code and
 # heap lie. Measured by python -m benchmarks.aa_latency, A/B (experiments/LOG.md, 2026-11-23).
 BETWEEN_PROCESSES = 0.006
+# How much slower than the fastest of its last 20 measurements a file is on a calm host.
+PACE = 1.05
 
 
 def quiet_blocks(times: np.ndarray, known: np.ndarray | None = None) -> np.ndarray:
@@ -53,6 +55,17 @@ def ratio_interval(
     quotients = np.abs(centres - centre) / np.maximum(errors, 0.05 * error + 1e-12)
     half = float(np.hypot(np.quantile(quotients, 0.95) * error, 1.96 * between))
     return float(np.exp(centre)), float(np.exp(centre - half)), float(np.exp(centre + half))
+
+
+def slow_phase(taken: np.ndarray, known: float) -> float:
+    """How far the log ratio may be off in a slow phase of the host that outlasts the measurement; 0 on a calm host.
+
+    `taken` [blocks]: the baseline's times; `known`: what it took on this host before, NaN if never. A neighbour that
+    fills the shared cache slows the larger file most, and every block alike, so the blocks agree on a wrong ratio. It
+    was off by the log of the baseline's own slowdown, less some 7 % (experiments/LOG.md, 2026-11-25).
+    """
+    slower = float(np.log(np.median(taken) / known / PACE))
+    return max(0.0, slower) if np.isfinite(slower) else 0.0
 
 
 def _trimmed(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -275,6 +275,11 @@ class Confirmation:
         if error := outcome[0].exception():
             raise SweepError(f"the front could not be confirmed: {reason(error)}") from error
         result: tuple[list[float], list[LatencyResult]] = outcome[0].result()
+        if noisy := sum(bool(measured.noisy) for measured in result[1]):
+            self._display.say(
+                f"  {noisy} of {len(files)} latencies are less certain than latency.target_rel_ci asks, the machine "
+                "being noisy. On a quieter one study.confirm.first_seed=N confirms the same candidates anew"
+            )
         return result
 
 

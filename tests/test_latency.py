@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from runtimes import latency, pace, quiet
 from runtimes.base import Artifact, ArtifactError
-from runtimes.interval import BETWEEN_PROCESSES, least_disturbed, quiet_blocks, ratio_interval
+from runtimes.interval import BETWEEN_PROCESSES, least_disturbed, quiet_blocks, ratio_interval, slow_phase
 from runtimes.latency import NARROWEST, LatencyError, LatencyResult, LatencySpec, measure, measure_many
 
 QUICK = LatencySpec(max_seconds=0.5, min_blocks=5, target_rel_ci=0.2)
@@ -124,6 +124,15 @@ def test_a_slow_phase_as_long_as_the_measurement_is_seen_by_what_is_known() -> N
     assert quiet_blocks(times).any()
     assert not quiet_blocks(times, np.array([np.nan, 1000.0])).any()
     assert quiet_blocks(times, np.array([np.nan, np.nan])).any()
+
+
+def test_a_slow_phase_that_outlasts_the_measurement_widens_the_interval_to_the_calm_ratio() -> None:
+    # As measured on one machine: baseline in µs -> ratio of a file that fits the cache, calm first.
+    calm, phases = (113.0, 0.450), ((127.0, 0.431), (139.2, 0.392), (145.4, 0.370), (154.0, 0.356))
+    assert slow_phase(np.full(8, 1.04 * calm[0]), calm[0]) == 0
+    for taken, ratio in phases:
+        assert slow_phase(np.full(8, taken), calm[0]) >= np.log(calm[1] / ratio)
+    assert slow_phase(np.full(8, 500.0), np.nan) == 0
 
 
 def test_where_hardly_any_block_is_quiet_the_best_are_taken() -> None:
