@@ -56,6 +56,12 @@ def studied(fetched: Path, blank_store: Path, tmp_path_factory: pytest.TempPathF
     return made
 
 
+@pytest.fixture(autouse=True)
+def _own_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test's record is another's: MLflow writes the address it is given into the environment."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
 @pytest.fixture
 def planted(monkeypatch: pytest.MonkeyPatch) -> LinearTrainer:
     """The linear trainer in the place of every trainer of this process."""

@@ -35,11 +35,6 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def _no_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-
-
 @pytest.fixture(scope="module")
 def links(studied: Path) -> Iterator[dict[str, str]]:
     """Name of a view -> its address, as the running command prints them."""

@@ -99,7 +99,7 @@ def ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Executor]:
     executor.close()
 
 
-@pytest.fixture(scope="module", params=["local", "ray"])
+@pytest.fixture(scope="module", params=["local", pytest.param("ray", marks=pytest.mark.cluster)])
 def executor(request: pytest.FixtureRequest) -> Iterator[Executor]:
     """Every executor that has workers must pass these tests."""
     if request.param == "ray":
@@ -144,6 +144,7 @@ def test_a_reason_of_its_own_is_not_tried_again(executor: Executor) -> None:
         executor.submit(0, "pytorch", fail).result(timeout=30)
 
 
+@pytest.mark.cluster
 def test_workers_are_kept_and_no_two_trainers_share_one(ray: Executor) -> None:
     first, second = (ray.submit(i, "pytorch", remember).result(timeout=60) for i in range(2))
     assert second[0] == first[0]
@@ -151,6 +152,7 @@ def test_workers_are_kept_and_no_two_trainers_share_one(ray: Executor) -> None:
     assert ray.submit(2, "tensorflow", remember).result(timeout=60)[0] != first[0]
 
 
+@pytest.mark.cluster
 def test_files_travel_with_the_work_and_back(ray: Executor, tmp_path_factory: pytest.TempPathFactory) -> None:
     root = tmp_path_factory.getbasetemp() / "root0"
     (root / "given").write_text("given")

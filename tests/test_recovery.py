@@ -38,6 +38,11 @@ def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
         yield "postgres"
 
 
+def heed_sigint() -> None:
+    """A shell starts what runs in the background with Ctrl-C ignored, and children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def start(root: Path, kind: str = "sqlite") -> subprocess.Popen[bytes]:
     words = ["study=smoke", f"root={root}", f"study.budget.trials={TRIALS}", "study.confirm.seeds=0"]
     words.append(f"storage={kind}")
@@ -45,6 +50,7 @@ def start(root: Path, kind: str = "sqlite") -> subprocess.Popen[bytes]:
         [sys.executable, "-m", "search.run", *words],
         cwd=ROOT,
         start_new_session=True,
+        preexec_fn=heed_sigint,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
     )

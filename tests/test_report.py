@@ -56,11 +56,6 @@ def _again(root: Path, number: int, on_front: bool, off: float) -> dict[str, obj
     return {"number": number, "metrics": metrics, "on_front": on_front, "chosen": chosen}
 
 
-@pytest.fixture(autouse=True)
-def _no_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-
-
 def expected_front() -> list[int]:
     rows = [r for r in RECORDS if r.state == "complete" and r.feasible]
     values = pd.DataFrame([r.metrics for r in rows])[["accuracy", "latency_ms"]].to_numpy()

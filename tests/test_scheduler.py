@@ -121,6 +121,7 @@ def waited(condition: Callable[[], bool], process: subprocess.Popen[str]) -> Non
 
 
 @pytest.mark.timeout(900)
+@pytest.mark.cluster
 def test_killed_over_three_missed_runs_it_starts_exactly_one_which_sigterm_only_interrupts(
     root: Path, tmp_path: Path
 ) -> None:

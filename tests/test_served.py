@@ -31,13 +31,8 @@ from trainers import data
 from trainers.data import MEAN, STD
 
 IMAGE = [[0] * 28] * 28
-pytestmark = pytest.mark.timeout(900)  # the first test waits for two sweeps
+pytestmark = [pytest.mark.timeout(900), pytest.mark.cluster]  # the first test waits for two sweeps
 ABOUT = {"mean": MEAN, "std": STD, "shape": [28, 28]}
-
-
-@pytest.fixture(autouse=True)
-def _no_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
 
 
 @pytest.fixture(scope="module")

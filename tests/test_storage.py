@@ -270,6 +270,7 @@ def test_a_new_sweep_is_not_named_as_one_that_another_storage_recorded(tmp_path:
     assert Sweep.open(study(), place, fresh=True, recorded=["tiny-009"]).name == "tiny-010"
 
 
+@pytest.mark.cluster
 def test_a_sweep_on_a_server_keeps_the_address_to_itself(root: Path, url: str) -> None:
     words = ["study=smoke", "storage=postgres", f"root={root}", "study.budget.trials=2", "study.confirm.seeds=0"]
     done = subprocess.run(

@@ -23,11 +23,6 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return sweeps.store(tmp_path_factory.mktemp("mlruns"))
 
 
-@pytest.fixture(autouse=True)
-def _no_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-
-
 def client(tracking: Tracking) -> MlflowClient:
     return MlflowClient(tracking.uri)
 

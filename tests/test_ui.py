@@ -25,11 +25,6 @@ from tests.sweeps import failed, record
 RECORDS = [record(0, reference="dense"), *(record(n) for n in range(1, 15)), failed(15, "out of memory")]
 
 
-@pytest.fixture(autouse=True)
-def _no_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-
-
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = sweeps.store(tmp_path_factory.mktemp("mlruns"))
