@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 from wsgiref.simple_server import make_server
@@ -94,8 +95,11 @@ def _carry_out(words: list[str]) -> int:
         made, port = app(url), free_port(asked, first=8080)
     try:
         with make_server(HOST, port, made) as server:
+            # A thread of its own: an interruption inside a request is swallowed by the server.
+            serving = threading.Thread(target=server.serve_forever, daemon=True)
+            serving.start()
             print(f"optuna-dashboard answers on http://{HOST}:{port}\nCtrl-C ends it.", flush=True)
-            server.serve_forever()
+            serving.join()
     except KeyboardInterrupt:
         return 0
     return 1
