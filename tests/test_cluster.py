@@ -78,8 +78,9 @@ def training(node: loopback.Node, patience: float = 60) -> psutil.Process:
     deadline = time.monotonic() + patience
     while time.monotonic() < deadline:
         for process in node.workers():
-            if process.is_running() and process.cpu_percent(interval=0.2) > 20:
-                return process
+            with contextlib.suppress(psutil.NoSuchProcess):  # it was recycled meanwhile
+                if process.is_running() and process.cpu_percent(interval=0.2) > 20:
+                    return process
     raise AssertionError(f"no worker of {node.ip} is at work")
 
 
