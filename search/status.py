@@ -148,7 +148,10 @@ def overview(found: Sequence[Progress]) -> Table:
     """One row per sweep."""
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
     for head in ("Sweep", "State", "Trials", "Failed", "Left", "Workers", "Driver"):
-        table.add_column(head, justify="right" if head in ("Trials", "Failed", "Left") else "left")
+        # On a narrow screen only the driver is broken: hosts have long names, and the rest is what people look for.
+        kept = head != "Driver"
+        justify: Any = "right" if head in ("Trials", "Failed", "Left") else "left"
+        table.add_column(head, justify=justify, no_wrap=kept, overflow="fold")
     for one in found:
         state = one.state if one.state != "running" else f"running: {one.phase}"
         left = "" if one.state != "running" else _left(one.seconds_left)

@@ -51,6 +51,7 @@ def test_it_says_what_runs_while_it_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(live, "EVERY", 0.1)
+    monkeypatch.setenv("COLUMNS", "200")
     sweep = Sweep.open(study(), address(tmp_path))
     beat, display = beating(tmp_path, sweep)
     with beat:
@@ -77,6 +78,22 @@ def test_it_says_what_runs_while_it_runs(
     _, out, _ = shown(tmp_path, capsys=capsys)
     assert "finished" in out
     assert "channel 50 %" not in out
+
+
+def test_on_a_narrow_screen_only_the_host_is_broken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr("socket.gethostname", lambda: "a-host-with-quite-a-long-name.in-some-rack.example.org")
+    sweep = Sweep.open(study(), address(tmp_path))
+    beat, display = beating(tmp_path, sweep)
+    display.started(3, "trial 3: channel 50 %")
+    beat.say("running")
+    _, out, _ = shown(tmp_path, capsys=capsys)
+    first = out.splitlines()[1]
+    for word in ("tiny-001", "running: search", "0 of 8", "1 of 2 busy", str(os.getpid())):
+        assert word in first
+    assert all(len(line) <= 80 for line in out.splitlines())
 
 
 def test_after_a_kill_it_says_since_when_and_how_to_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -124,7 +124,7 @@ class RayExecutor:
                 if time.monotonic() > deadline:
                     raise WorkerError(f"took longer than executor.trial_timeout ({limit:g} s); raise it or train less")
                 with contextlib.suppress(ray.exceptions.GetTimeoutError):
-                    self._hear(ray.get(worker.actor.heard.remote(), timeout=POLL_S))
+                    self._hear(worker, ray.get(worker.actor.heard.remote(), timeout=POLL_S))
             reply: Reply = ray.get(coming)
             if isinstance(reply.error, ray.exceptions.RayError):
                 raise reply.error  # what the worker was sent did not reach it
@@ -136,12 +136,12 @@ class RayExecutor:
             if _is_crash(error):
                 raise WorkerError(_last_words(error, worker.host)) from None
             raise ConnectionError(str(error)) from None
-        self._hear(reply.events)
+        self._hear(worker, reply.events)
         return reply
 
-    def _hear(self, events: list[Event]) -> None:
-        for event in events:
-            self._events.put(event)
+    def _hear(self, worker: Hired, events: list[Event]) -> None:
+        for key, what, fraction in events:
+            self._events.put((key, f"{what} on {worker.host}" if key is not None else what, fraction))
 
     def events(self) -> list[Event]:
         """See Executor."""
