@@ -14,21 +14,16 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import Console
 
-from benchmarks import planted
-from search import objective
-from search.cli import storage
 from search.config import Config
-from search.display import Display
-from search.drive import Driver
-from search.executor import start
-from search.log import Log
-from search.study import Sweep
-from search.tracking import Tracking
+
+# What the driver alone needs is imported where it is used: workers import this module, too, as they do search/run.py.
+if TYPE_CHECKING:
+    from search.study import Sweep
 
 WINDOW = 50  # trials that a figure is the mean of
 
@@ -59,6 +54,13 @@ class Clock:
 
 def search(config: Config) -> tuple[Sweep, Clock]:
     """The study searched to its end by the real driver, with its parts timed."""
+    from search.cli import storage
+    from search.display import Display
+    from search.drive import Driver
+    from search.executor import start
+    from search.log import Log
+    from search.study import Sweep
+
     clock = Clock()
     sweep = Sweep.open(config.study, storage(config.root, config.storage.name))
     log = Log(config, sweep)
@@ -88,6 +90,10 @@ def table(clock: Clock, at: list[int]) -> str:
 
 
 def main() -> None:
+    from benchmarks import planted
+    from search import objective
+    from search.tracking import Tracking
+
     said = dict(word.partition("=")[::2] for word in sys.argv[1:])
     trials, workers = int(said.get("trials", 1000)), int(said.get("workers", 8))
     root = Path(said.get("root") or tempfile.mkdtemp(prefix="pare-platform-")).absolute()

@@ -8,9 +8,10 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
+if TYPE_CHECKING:  # it takes half a second, in every worker
+    import pandas as pd
 
 STATES = ("complete", "failed")
 STATUSES = ("finished", "interrupted", "failed")

@@ -20,7 +20,16 @@ from trainers import data
 settings.register_profile("pare", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("pare")
 
+# Two files run side by side: what takes longest begins first, so that neither side waits for the other at the end.
+LONGEST = ("browser", "recovery", "optimist", "tensorflow_trainer", "trainer_contract", "production", "storage", "compare")
+
 CACHE = Path(__file__).parent.parent / "mlruns" / "cache"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files of LONGEST first."""
+    order = {f"test_{name}.py": place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
 
 
 @pytest.fixture(scope="session")
