@@ -4,6 +4,7 @@
 
 A trial takes 10 ms on one of the workers, so the driver is what limits the pace, and the wall time from one finished
 trial to the next is the platform's. `ask`, `tell` and `log` are its parts; the rest is handing over and the loop.
+MLflow is written by a process of its own: `log` is the handing over, and the time until it has written all is said.
 """
 
 from __future__ import annotations
@@ -73,6 +74,7 @@ def search(config: Config) -> tuple[Sweep, Clock]:
             Driver(config, sweep, workers, display, clock.timed("log", log.trial)).search()
         finally:
             workers.close()
+            log.close()
     return sweep, clock
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from search import events, report
+from search import report, scribe
 from search.config import Config
 from search.confirm import Confirmed
 from search.objective import Baseline
@@ -16,7 +16,10 @@ from search.tracking import Tracking
 
 
 class Log:
-    """The record of one sweep. Opening it logs the trials that a killed driver had told Optuna but not MLflow."""
+    """The record of one sweep. Opening it logs the trials that a killed driver had told Optuna but not MLflow.
+
+    Trials are written by a process of its own (scribe.py), or by this one where the search has but one.
+    """
 
     def __init__(self, config: Config, sweep: Sweep):
         self._config = config
@@ -29,17 +32,29 @@ class Log:
             {"pare.git_commit": git_commit(), "pare.description": config.study.description},
             config.study.objectives,
         )
+        self._tensorboard = config.tracking.tensorboard
+        self._scribe = None
+        if config.executor.name != "inline":
+            self._scribe = scribe.Scribe(config.root, config.study.name, sweep.name, self._tensorboard)
         for record in sweep.records():
             self.trial(record)
 
     def trial(self, record: TrialRecord) -> None:
         """Log one finished trial; a second time changes nothing."""
-        self._tracking.log_trial(self._sweep.name, record)
-        if self._config.tracking.tensorboard:
-            events.write(record, self._config.root / "tensorboard" / self._sweep.name / f"{record.number:04d}")
+        if self._scribe is not None:
+            self._scribe.log(record)
+        else:
+            scribe.write(self._tracking, self._config.root, self._sweep.name, record, self._tensorboard)
+
+    def close(self) -> None:
+        """Until every trial is written; raises TrackingError when that cannot be done."""
+        if self._scribe is not None:
+            self._scribe.close()
+            self._scribe = None
 
     def finish(self, status: str, baselines: Sequence[Baseline], confirmed: Sequence[Confirmed]) -> None:
         """Log the front, its confirmation, pictures and report. `status`: finished, interrupted or failed."""
+        self.close()
         if baselines:
             point = reference_point(self._config, baselines)
             self._tracking.tag_sweep(self._sweep.name, {"pare.reference_point": json.dumps(self._as_first(point))})

@@ -7,13 +7,16 @@ statements and twenty commits per trial. There is one driver per study, so what 
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
-from optuna.distributions import BaseDistribution
+import sqlalchemy
+from optuna.distributions import BaseDistribution, check_distribution_compatibility, distribution_to_json
 from optuna.storages import BaseStorage, RDBStorage
+from optuna.storages._rdb import models
 from optuna.study import StudyDirection
 from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
@@ -27,6 +30,7 @@ class SingleWriter(BaseStorage):
         self._study: int | None = None
         self._trials: dict[int, FrozenTrial] = {}  # by trial id, in order of number
         self._kinds: dict[str, BaseDistribution] = {}  # by parameter
+        self._held: dict[Any, list[dict[str, Any]]] | None = None  # by table: new rows, written at a transaction's end
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
@@ -35,13 +39,17 @@ class SingleWriter(BaseStorage):
         with self._database.engine.connect() as connection:
             session.remove()
             session.configure(bind=connection, join_transaction_mode="rollback_only")
+            self._held = {}
             try:
                 with connection.begin():
                     yield
+                    for table, rows in self._held.items():
+                        connection.execute(sqlalchemy.insert(table), rows)
             except BaseException:
                 self._study = None  # what memory says is not what was stored
                 raise
             finally:
+                self._held = None
                 session.remove()
                 session.configure(bind=self._database.engine, join_transaction_mode="conditional_savepoint")
 
@@ -52,6 +60,21 @@ class SingleWriter(BaseStorage):
             self._kinds = {name: kind for t in self._trials.values() for name, kind in t.distributions.items()}
             self._study = study_id
         return self._trials
+
+    def _hold(self, table: Any, trial_id: int, rows: Sequence[dict[str, Any]], new: bool) -> bool:
+        """Whether the rows are held until the transaction ends: those that no row of a running trial stands for yet.
+
+        Optuna writes them one by one, and asks for the trial and for the row before each.
+        """
+        trial = self._trials.get(trial_id) if self._study is not None else None
+        if self._held is None or trial is None or trial.state != TrialState.RUNNING or not new:
+            return False
+        self._held.setdefault(table, []).extend({"trial_id": trial_id, **row} for row in rows)
+        return True
+
+    def _hold_attr(self, table: Any, kind: str, trial_id: int, key: str, value: Any) -> bool:
+        new = trial_id in self._trials and key not in getattr(self._trials[trial_id], kind)
+        return self._hold(table, trial_id, [{"key": key, "value_json": json.dumps(value)}], new)
 
     def _change(self, trial_id: int, change: Callable[[FrozenTrial], None]) -> None:
         """Put a changed copy in the trial's place: what was handed out before stays as it was."""
@@ -76,7 +99,12 @@ class SingleWriter(BaseStorage):
     ) -> None:
         """See BaseStorage."""
         known = self._kinds.get(param_name)  # else it looks for a trial that has the parameter
-        self._database._set_trial_param(trial_id, param_name, param_value_internal, distribution, known)
+        if known is not None:
+            check_distribution_compatibility(known, distribution)
+        row = {"param_name": param_name, "param_value": param_value_internal}
+        row["distribution_json"] = distribution_to_json(distribution)
+        if not self._hold(models.TrialParamModel, trial_id, [row], known is not None):
+            self._database._set_trial_param(trial_id, param_name, param_value_internal, distribution, known)
         self._kinds[param_name] = distribution
 
         def change(trial: FrozenTrial) -> None:
@@ -87,7 +115,10 @@ class SingleWriter(BaseStorage):
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
         """See BaseStorage."""
-        done: bool = self._database.set_trial_state_values(trial_id, state, values)
+        stored = [models.TrialValueModel.value_to_stored_repr(value) for value in values or ()]
+        rows = [{"objective": i, "value": value, "value_type": kind} for i, (value, kind) in enumerate(stored)]
+        held = bool(rows) and self._hold(models.TrialValueModel, trial_id, rows, True)
+        done: bool = self._database.set_trial_state_values(trial_id, state, None if held else values)
 
         def change(trial: FrozenTrial) -> None:
             trial.state = state
@@ -109,12 +140,14 @@ class SingleWriter(BaseStorage):
 
     def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
         """See BaseStorage."""
-        self._database.set_trial_user_attr(trial_id, key, value)
+        if not self._hold_attr(models.TrialUserAttributeModel, "user_attrs", trial_id, key, value):
+            self._database.set_trial_user_attr(trial_id, key, value)
         self._change(trial_id, lambda trial: trial.user_attrs.__setitem__(key, value))
 
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
         """See BaseStorage."""
-        self._database.set_trial_system_attr(trial_id, key, value)
+        if not self._hold_attr(models.TrialSystemAttributeModel, "system_attrs", trial_id, key, value):
+            self._database.set_trial_system_attr(trial_id, key, value)
         self._change(trial_id, lambda trial: trial.system_attrs.__setitem__(key, value))
 
     def get_trial(self, trial_id: int) -> FrozenTrial:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 
 from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.tracking import MlflowClient
 
 _ENDS = dict(zip(STATUSES, ("FINISHED", "KILLED", "FAILED"), strict=True))
@@ -48,9 +50,10 @@ def studies(root: Path) -> dict[str, str]:
 
 @dataclass
 class _Logged:
-    """A trial's run as it is known here; `end_ms` is None until the run is complete."""
+    """A trial's run as it is known here; `end_ms` is None until the run is complete; `place`: URI of its artifacts."""
 
     run_id: str
+    place: str
     scheme: str
     end_ms: int | None = None
     on_front: bool = False
@@ -132,23 +135,28 @@ class Tracking:
                 tags = {"pare.kind": "trial", "pare.sweep": sweep, "pare.trial": str(record.number)}
                 tags |= record.tags() | _front_tags(scheme, False)
                 run = self._client.create_run(self.experiment, record.start_ms, tags, record.title)
-                known[record.number] = _Logged(run.info.run_id, scheme)
+                known[record.number] = _Logged(run.info.run_id, run.info.artifact_uri, scheme)
             logged = known[record.number]
             if logged.end_ms is None:
-                self._complete(logged.run_id, record)
+                self._complete(logged, record)
                 logged.end_ms = record.end_ms
         return logged.run_id
 
-    def _complete(self, run_id: str, record: TrialRecord) -> None:
+    def _complete(self, logged: _Logged, record: TrialRecord) -> None:
         params = {key: str(value) for key, value in record.params.items()}
         figures = [Metric(name, value, record.end_ms, step) for name, value, step in record.figures()]
         figures.append(Metric("on_front", 0.0, record.end_ms, 0))
-        self._log(run_id, params, figures)
-        self._client.log_dict(run_id, record.recipe, "recipe.json")
+        self._log(logged.run_id, params, figures)
+        # The client would first ask for the run, to learn where its artifacts lie.
+        artifacts = get_artifact_repository(logged.place, tracking_uri=self.uri)
+        with tempfile.TemporaryDirectory() as made:
+            file = Path(made) / "recipe.json"
+            file.write_text(json.dumps(record.recipe, indent=2))
+            artifacts.log_artifact(str(file))
         if record.artifact is not None:
-            self._client.log_artifact(run_id, record.artifact)
+            artifacts.log_artifact(record.artifact)
         status = "FINISHED" if record.state == "complete" else "FAILED"
-        self._client.set_terminated(run_id, status, record.end_ms)
+        self._client.set_terminated(logged.run_id, status, record.end_ms)
 
     def mark_front(self, sweep: str, front: Iterable[int], told: int) -> None:
         """Make tag `pare.front` and metric `on_front` say which trial numbers are on the front after `told` trials."""
@@ -285,7 +293,7 @@ class Tracking:
                 tags = run.data.tags
                 end_ms = None if run.info.status == "RUNNING" else run.info.end_time
                 scheme = run.data.params.get(_SCHEME, "none")
-                known = _Logged(run.info.run_id, scheme, end_ms, tags.get("pare.front") == "true")
+                known = _Logged(run.info.run_id, run.info.artifact_uri, scheme, end_ms, tags.get("pare.front") == "true")
                 self._logged[sweep][int(tags["pare.trial"])] = known
         return self._logged[sweep]
 
