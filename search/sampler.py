@@ -55,7 +55,9 @@ class TPESampler(optuna.samplers.TPESampler):
     def _divide(self, study: optuna.Study, trial: FrozenTrial) -> tuple[list[FrozenTrial], list[FrozenTrial]]:
         ended = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))  # none is pruned
         # With `constant_liar` the running ones are bad.
-        running = [t for t in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)) if t.number != trial.number]
+        running = [
+            t for t in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)) if t.number != trial.number
+        ]
         for other in ended:
             if other.number not in self._feasible:
                 self._feasible[other.number] = all(amount <= 0 for amount in other.constraints.values())

@@ -74,9 +74,7 @@ class Scribe:
             raise error
 
 
-def _serve(
-    records: Any, answer: Any, driver: int, root: Path, study: str, sweep: str, tensorboard: bool
-) -> None:
+def _serve(records: Any, answer: Any, driver: int, root: Path, study: str, sweep: str, tensorboard: bool) -> None:
     """In the process: write until None comes, then say None, or the error that ended it."""
     for number in (signal.SIGINT, signal.SIGTERM):  # it ends when the driver says so, or is gone
         signal.signal(number, signal.SIG_IGN)

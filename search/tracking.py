@@ -293,7 +293,9 @@ class Tracking:
                 tags = run.data.tags
                 end_ms = None if run.info.status == "RUNNING" else run.info.end_time
                 scheme = run.data.params.get(_SCHEME, "none")
-                known = _Logged(run.info.run_id, run.info.artifact_uri, scheme, end_ms, tags.get("pare.front") == "true")
+                known = _Logged(
+                    run.info.run_id, run.info.artifact_uri, scheme, end_ms, tags.get("pare.front") == "true"
+                )
                 self._logged[sweep][int(tags["pare.trial"])] = known
         return self._logged[sweep]
 

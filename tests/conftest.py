@@ -21,7 +21,16 @@ settings.register_profile("pare", deadline=None, suppress_health_check=[HealthCh
 settings.load_profile("pare")
 
 # Two files run side by side: what takes longest begins first, so that neither side waits for the other at the end.
-LONGEST = ("browser", "recovery", "optimist", "tensorflow_trainer", "trainer_contract", "production", "storage", "compare")
+LONGEST = (
+    "browser",
+    "recovery",
+    "optimist",
+    "tensorflow_trainer",
+    "trainer_contract",
+    "production",
+    "storage",
+    "compare",
+)
 
 CACHE = Path(__file__).parent.parent / "mlruns" / "cache"
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
+from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
 from search.config import Study, check
@@ -162,6 +164,42 @@ def test_our_tpe_proposes_what_optunas_own_proposes(objectives: list[str]) -> No
         proposed.append(params)
     assert proposed[0] == proposed[1]
     assert len({str(params) for params in proposed[0]}) > 10
+
+
+def test_what_the_driver_remembers_is_what_optuna_reads_from_the_database(storage: str) -> None:
+    sweep = Sweep.open(study(), storage)
+    for number in range(8):
+        asked = sweep.ask()
+        told = record(asked, 0.8 + number / 100)
+        if number == 5:
+            told = replace(told, state="failed", reason="the loss is NaN", metrics={})
+        sweep.tell(asked, told)
+    sweep.ask()
+    remembered = sweep.optuna.get_trials(deepcopy=False)
+    read = optuna.load_study(study_name=sweep.name, storage=storage).get_trials()
+    assert [t.state for t in read] == [TrialState.COMPLETE] * 5 + [TrialState.FAIL] + [TrialState.COMPLETE] * 2 + [
+        TrialState.RUNNING
+    ]
+    for ours, theirs in zip(remembered, read, strict=True):
+        for name in ("number", "state", "values", "params", "distributions", "user_attrs", "system_attrs"):
+            assert getattr(ours, name) == getattr(theirs, name)
+
+
+def test_a_tell_that_the_disk_refuses_leaves_the_trial_running(storage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep = Sweep.open(study(), storage)
+    asked = sweep.ask()
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(RDBStorage, "set_trial_state_values", full)
+        with pytest.raises(OSError, match="No space"):
+            sweep.tell(asked, record(asked))
+    (trial, *_) = optuna.load_study(study_name=sweep.name, storage=storage).get_trials(states=[TrialState.RUNNING])
+    assert "record" not in trial.user_attrs
+    sweep.tell(asked, record(asked))
+    assert [r.number for r in sweep.records()] == [asked.number]
 
 
 def test_an_older_sweep_can_be_gone_on_with_by_its_name(storage: str) -> None:

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from mlflow.tracking import MlflowClient
 
+import search.tracking
 from search.record import Outcome, TrialRecord
 from search.store import TrackingError
 from search.tracking import Tracking, studies
@@ -105,8 +106,13 @@ class Killed(BaseException):
     """What a kill -9 is to the process: nothing may catch it."""
 
 
-@pytest.mark.parametrize("last_call", ["log_batch", "log_dict", "set_terminated"])
-def test_a_run_cut_off_in_the_middle_is_completed(store: Path, monkeypatch: pytest.MonkeyPatch, last_call: str) -> None:
+@pytest.mark.parametrize(
+    ("owner", "last_call"),
+    [(MlflowClient, "log_batch"), (search.tracking, "get_artifact_repository"), (MlflowClient, "set_terminated")],
+)
+def test_a_run_cut_off_in_the_middle_is_completed(
+    store: Path, monkeypatch: pytest.MonkeyPatch, owner: object, last_call: str
+) -> None:
     study = f"cut-{last_call}"
     tracking = Tracking(store, study)
     tracking.start_sweep("a", {}, {})
@@ -115,7 +121,7 @@ def test_a_run_cut_off_in_the_middle_is_completed(store: Path, monkeypatch: pyte
         def die(*_: object, **__: object) -> None:
             raise Killed
 
-        patched.setattr(MlflowClient, last_call, die)
+        patched.setattr(owner, last_call, die)
         with pytest.raises(Killed):
             tracking.log_trial("a", record(2))
     half = Tracking(store, study)
