@@ -1,9 +1,10 @@
 """Two local workers against one: the same smoke study, in turns.
 
-    python -m benchmarks.workers [pairs=3] [trials=24] [study=smoke]
+    python -m benchmarks.workers [pairs=3] [trials=24] [study=smoke] [study.SETTING=VALUE ...]
 
 Each run is `python -m search.run` in a folder of its own, with the data and the dense baseline in the cache, without
-confirmation; all of the command's wall time counts, its start included. The order within a pair alternates. Others'
+confirmation; all of the command's wall time counts, its start included. Measurements take turns on a host, so what two
+workers save depends on how much of a trial is training: in `smoke` as it stands that is a third. The order within a pair alternates. Others'
 share of the processors is said with each run: above a few per cent the ratio is not worth much.
 """
 
@@ -25,9 +26,10 @@ from search.summary import read
 CACHE = Path(__file__).parent.parent / "mlruns" / "cache"
 
 
-def run(study: str, trials: int, workers: int, root: Path) -> float:
+def run(study: str, trials: int, workers: int, root: Path, overrides: list[str]) -> float:
     """Wall seconds of the sweep; ends the benchmark when it fails."""
     words = [f"study={study}", f"root={root}", f"executor.workers={workers}", f"study.budget.trials={trials}"]
+    words += overrides
     before, began = psutil.cpu_times(), time.perf_counter()
     own = os.times()
     done = subprocess.run(
@@ -53,6 +55,7 @@ def stages(study: str, root: Path) -> str:
 
 
 def main() -> None:
+    overrides = [word for word in sys.argv[1:] if word.startswith("study.")]
     said = dict(word.partition("=")[::2] for word in sys.argv[1:])
     study, trials, pairs = said.get("study", "smoke"), int(said.get("trials", 24)), int(said.get("pairs", 3))
     folder = Path(tempfile.mkdtemp(prefix="pare-workers-"))
@@ -66,7 +69,7 @@ def main() -> None:
                 root = folder / f"{pair}-{workers}"
                 root.mkdir()
                 (root / "cache").symlink_to(folder / "cache")
-                seconds[workers] = run(study, 2 if pair < 0 else trials, workers, root)
+                seconds[workers] = run(study, 2 if pair < 0 else trials, workers, root, overrides)
                 last[workers] = root
             if pair >= 0:
                 ratios.append(seconds[2] / seconds[1])
