@@ -4,8 +4,9 @@
 
 Each run is `python -m search.run` in a folder of its own, with the data and the dense baseline in the cache, without
 confirmation; all of the command's wall time counts, its start included. Measurements take turns on a host, so what two
-workers save depends on how much of a trial is training: in `smoke` as it stands that is a third. The order within a pair alternates. Others'
-share of the processors is said with each run: above a few per cent the ratio is not worth much.
+workers save depends on how much of a trial is training: in `smoke` as it stands that is a third. The order within a
+pair alternates. Others' share of the processors is said with each run: above a few per cent the ratio is not worth
+much.
 """
 
 from __future__ import annotations
