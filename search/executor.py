@@ -25,6 +25,7 @@ from pebble import ProcessExpired, ProcessPool
 from search import config
 from search.elsewhere import Child
 from search.faults import WorkerError
+from search.stop import shielded
 
 Event = tuple[int | None, str, float]  # (key of the work, stage, fraction done); without a key a warning
 
@@ -159,9 +160,10 @@ class LocalExecutor:
                 outer.set_exception(failure)
 
         python = interpreter(self._settings, trainer)
-        inner = self._pool(trainer).schedule(
-            serve, args=[key, python, work, args], timeout=self._settings.trial_timeout
-        )
+        with shielded():  # the pool starts its workers from threads that begin with the first work
+            inner = self._pool(trainer).schedule(
+                serve, args=[key, python, work, args], timeout=self._settings.trial_timeout
+            )
         inner.add_done_callback(finished)
 
     def _pool(self, trainer: str) -> ProcessPool:
@@ -232,8 +234,7 @@ def listen(report: Callable[[Event], None]) -> None:
 
 
 def _start_worker(events: Any, driver: int, output: Path | None) -> None:
-    """In a new process: leave Ctrl-C to the driver, end when the driver is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """In a new process: end when the driver is gone; Ctrl-C is left to the driver (`shielded`)."""
     listen(events.put)
     if output is not None:
         file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)

@@ -15,6 +15,7 @@ from typing import Any
 
 from search import events
 from search.record import TrialRecord
+from search.stop import shielded
 from search.store import TrackingError
 
 WAITING = 50  # trials that may wait to be written before the driver waits, too
@@ -33,7 +34,8 @@ class Scribe:
         self._answer, theirs = context.Pipe(duplex=False)
         args = (self._records, theirs, os.getpid(), root, study, sweep, tensorboard)
         self._process = context.Process(target=_serve, args=args, daemon=True, name="record")
-        self._process.start()
+        with shielded():
+            self._process.start()
         theirs.close()
 
     def log(self, record: TrialRecord | None) -> None:
@@ -76,8 +78,7 @@ class Scribe:
 
 def _serve(records: Any, answer: Any, driver: int, root: Path, study: str, sweep: str, tensorboard: bool) -> None:
     """In the process: write until None comes, then say None, or the error that ended it."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # it ends when the driver says so, or is gone
-        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it ends when the driver says so, or is gone
     threading.Thread(target=_follow, args=(driver,), daemon=True).start()
     try:
         from search.tracking import Tracking

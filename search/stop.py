@@ -61,6 +61,16 @@ class Stop:
             raise Terminated
 
 
+@contextmanager
+def shielded() -> Iterator[None]:
+    """What is started meanwhile never sees Ctrl-C, which is the driver's: also while it still imports."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _follow(process: int) -> None:
     while os.getppid() == process:
         time.sleep(1.0)

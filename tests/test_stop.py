@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
@@ -14,7 +16,7 @@ import pytest
 from search import cli, drive
 from search.executor import InlineExecutor
 from search.objective import evaluate
-from search.stop import Stop, Terminated
+from search.stop import Stop, Terminated, shielded
 from search.study import Sweep
 from search.summary import existing
 from tests.linear import LinearTrainer, config, searched
@@ -65,3 +67,18 @@ def test_trials_that_take_longer_than_the_grace_are_tried_again(
     assert existing(root, "lucky").about("lucky-001")["status"] == "KILLED"
     sweep = searched(settings)
     assert len(sweep.records()) == settings.study.budget.trials
+
+
+def test_what_is_started_shielded_never_sees_ctrl_c_and_we_do() -> None:
+    with shielded():
+        child = subprocess.Popen([sys.executable, "-c", "print(1, flush=True); input()"], stdin=-1, stdout=-1)
+    with child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        child.send_signal(signal.SIGINT)
+        with pytest.raises(subprocess.TimeoutExpired):
+            child.wait(0.5)
+        child.communicate(b"\n")
+    assert child.returncode == 0
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
