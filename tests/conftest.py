@@ -70,7 +70,7 @@ def studied(fetched: Path, blank_store: Path, tmp_path_factory: pytest.TempPathF
     (made / "cache" / "data").symlink_to(fetched / "data")
     shutil.copyfile(blank_store, made / "mlflow.db")
     env = {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"}
-    said = ["study.confirm.seeds=3", "study.objectives=[accuracy,size_bytes]"]
+    said = ["study.budget.trials=6", "study.confirm.seeds=3", "study.objectives=[accuracy,size_bytes]"]
     for changes in (["study.data.train_size=200"], ["fresh=true", "tracking.tensorboard=true"]):
         command = [sys.executable, "-m", "search.run", "study=smoke", f"root={made}", *said, *changes]
         done = subprocess.run(command, capture_output=True, text=True, env=env)

@@ -99,7 +99,9 @@ def judged(root: Path, folder: Path, sweep: str, **changes: Any) -> tuple[int, H
 
 
 def test_a_worse_front_is_marked_told_and_ends_with_3(planted: LinearTrainer, root: Path, tmp_path: Path) -> None:
-    once: dict[str, Any] = {"confirm": {"seeds": 0}}
+    # Accuracy alone: which of the two is worse must not depend on a noisy machine.
+    once: dict[str, Any] = {"confirm": {"seeds": 0}, "objectives": ["accuracy"], "budget": {"trials": 1}}
+    once |= {"recipe": {"model": "lenet300"}, "references": {"honest": {}}}
     searched(config(root, **once))
     worse = config(root, data={"train_size": 300, "validation_size": 500}, **once).model_copy(update={"fresh": True})
     searched(worse)
@@ -113,15 +115,13 @@ def test_a_worse_front_is_marked_told_and_ends_with_3(planted: LinearTrainer, ro
         assert code == 3
         said = hook.bodies[-1]
     row = history.get(second)
-    assert row.verdict in ("worse beyond noise", "better in one part of the front and worse in another, beyond noise")
-    assert (row.worse, row.webhook) == (1, "delivered after 2 attempts (127.0.0.1)")
+    assert (row.verdict, row.worse, row.webhook) == ("worse beyond noise", 1, "delivered after 2 attempts (127.0.0.1)")
     assert (said["study"], said["sweep"], said["schedule"], said["worse"]) == ("lucky", "lucky-002", "nightly", True)
     assert (said["compared_with"], said["verdict"]) == ("lucky-001", row.verdict)
     assert said["hypervolume"]["newer"] < said["hypervolume"]["older"]
-    # Which of the two: on a noisy machine the new optimist's latency may not tell it from the old dense model's.
-    assert {each["recipe"] for each in said["lost"]} <= {"dense fp32", "unstructured 50 %"}
+    assert {each["recipe"] for each in said["lost"]} == {"dense fp32"}
     assert 0 < said["lost"][0]["accuracy"] <= 1
-    assert said["knee"]["trial"] in (0, 1)
+    assert said["knee"]["trial"] == 0
     tags = existing(root, "lucky").about("lucky-002")["tags"]
     assert (tags["pare.verdict"], tags["pare.worse"]) == (row.verdict, "true")
     assert (tags["pare.schedule"], tags["pare.compared_with"]) == ("nightly", "lucky-001")
