@@ -27,7 +27,8 @@ from search.elsewhere import Child
 from search.faults import WorkerError
 from search.stop import shielded
 
-Event = tuple[int | None, str, float]  # (key of the work, stage, fraction done); without a key a warning
+# (key of the work, stage and on a cluster its host, fraction done); without a key a warning
+Event = tuple[int | None, str, float]
 
 
 class Executor(Protocol):
