@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -69,16 +70,23 @@ def test_trials_that_take_longer_than_the_grace_are_tried_again(
     assert len(sweep.records()) == settings.study.budget.trials
 
 
-def test_what_is_started_shielded_never_sees_ctrl_c_and_we_do() -> None:
-    with shielded():
-        child = subprocess.Popen([sys.executable, "-c", "print(1, flush=True); input()"], stdin=-1, stdout=-1)
+def heed_sigint() -> None:
+    """Where this process was started with Ctrl-C ignored, its children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+@pytest.mark.parametrize("shield", [shielded, contextlib.nullcontext])
+def test_what_is_started_shielded_never_sees_ctrl_c_and_we_do(shield: Callable[[], Any]) -> None:
+    code = "print(1, flush=True); input()"
+    with shield():
+        child = subprocess.Popen([sys.executable, "-c", code], stdin=-1, stdout=-1, stderr=-1, preexec_fn=heed_sigint)
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
     with child:
         assert child.stdout is not None
         child.stdout.readline()
         child.send_signal(signal.SIGINT)
-        with pytest.raises(subprocess.TimeoutExpired):
-            child.wait(0.5)
+        if shield is shielded:
+            with pytest.raises(subprocess.TimeoutExpired):
+                child.wait(0.5)
         child.communicate(b"\n")
-    assert child.returncode == 0
-    with pytest.raises(KeyboardInterrupt):
-        signal.raise_signal(signal.SIGINT)
+    assert child.returncode == (0 if shield is shielded else -signal.SIGINT)
