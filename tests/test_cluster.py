@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import contextlib
 import os
-import platform
 import subprocess
 import sys
 import time
@@ -20,12 +19,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search import pareto
 from search.cli import storage
-from search.faults import SweepError
 from search.record import metric
-from search.status import progress
 from search.store import quiet
 from search.tracking import Tracking
-from search.words import UsageError
 from tests import loopback
 from tests.test_executor import Progress
 from tests.test_recovery import finished
@@ -71,15 +67,10 @@ def make_root(fetched: Path, blank_store: Path, root: Path) -> Path:
     return root
 
 
-def wait_for(driver: subprocess.Popen[str], root: Path, trials: int) -> set[str]:
-    """What the status said meanwhile of the stages that trials were in."""
-    said = set()
+def wait_for(driver: subprocess.Popen[str], root: Path, trials: int) -> None:
     while finished(root) < trials:
         assert driver.poll() is None, driver.communicate()[0]
-        with contextlib.suppress(UsageError, SweepError):  # there is no sweep yet
-            said |= {work["stage"] for one in progress(storage(root), "smoke") for work in one.doing}
-        time.sleep(0.2)
-    return said
+        time.sleep(0.1)
 
 
 def training(node: loopback.Node, patience: float = 60) -> psutil.Process:
@@ -153,8 +144,7 @@ def test_a_killed_worker_and_a_killed_node_cost_nothing_but_time(
     wait_for(storm, disturbed, 1)
     victim = training(nodes.nodes[1])
     victim.kill()
-    stages = wait_for(storm, disturbed, 3)
-    assert any(stage.endswith(f" on {platform.node()}") for stage in stages), stages  # what runs where
+    wait_for(storm, disturbed, 3)
     with contextlib.suppress(AssertionError):  # its new worker may still be importing when the last trials begin
         training(nodes.nodes[1], patience=10)
     assert storm.poll() is None
