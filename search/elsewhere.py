@@ -10,13 +10,12 @@ import os
 import pickle
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
 from search.faults import WorkerError
+from search.stop import follow
 
 ROOT = Path(__file__).parent.parent
 # Of an activated environment: they would mix its packages into the child's.
@@ -71,7 +70,7 @@ def main() -> None:
     # Whatever a framework prints must not get between the messages.
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    threading.Thread(target=_follow, args=(os.getppid(),), daemon=True).start()
+    follow(os.getppid())
     while True:
         try:
             work, args = pickle.load(sys.stdin.buffer)
@@ -85,12 +84,6 @@ def main() -> None:
             _send(replies, ("result", result))
         except Exception as error:
             _send(replies, ("error", error))
-
-
-def _follow(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(1.0)
-    os._exit(1)
 
 
 if __name__ == "__main__":

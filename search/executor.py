@@ -12,7 +12,6 @@ import multiprocessing
 import os
 import queue
 import signal
-import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
@@ -25,7 +24,7 @@ from pebble import ProcessExpired, ProcessPool
 from search import config
 from search.elsewhere import Child
 from search.faults import WorkerError
-from search.stop import shielded
+from search.stop import follow, shielded
 
 # (key of the work, stage and on a cluster its host, fraction done); without a key a warning
 Event = tuple[int | None, str, float]
@@ -241,13 +240,7 @@ def _start_worker(events: Any, driver: int, output: Path | None) -> None:
         file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         os.dup2(file, 1)
         os.dup2(file, 2)
-    threading.Thread(target=_follow, args=(driver,), daemon=True).start()
-
-
-def _follow(driver: int) -> None:
-    while os.getppid() == driver:
-        time.sleep(1.0)
-    os._exit(1)
+    follow(driver)
 
 
 _child: Child | None = None  # of this worker, where its trainer has an interpreter of its own

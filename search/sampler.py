@@ -18,23 +18,16 @@ class TPESampler(optuna.samplers.TPESampler):
 
     Optuna divides the trials into good and bad again for every parameter: Pareto ranks and hypervolumes of them all.
     The division depends on the other trials alone, and a trial's parameters are all asked for at once: it is made once.
-    The values of a thousand trials are looked up without asking each of them what it is, and whether a finished one is
-    feasible is asked once.
+    The values of a thousand trials are looked up without asking each of them what it is.
     """
 
     _divided: tuple[int, list[FrozenTrial], list[FrozenTrial]] | None = None
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self._params: dict[int, list[dict[str, Any]]] = {}  # by the identity of one half of `_divided`
-        self._feasible: dict[int, bool] = {}  # by number
 
     def _sample(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         if self._divided is None or self._divided[0] != trial.number:
             self._divided = trial.number, *self._divide(study, trial)
-            self._params = {id(half): [other.params for other in half] for half in self._divided[1:]}
         _, good, bad = self._divided
         of_good = self._build_parzen_estimator(study, search_space, good, handle_below=True)
         of_bad = self._build_parzen_estimator(study, search_space, bad, handle_below=False)
@@ -46,30 +39,18 @@ class TPESampler(optuna.samplers.TPESampler):
         self, trials: list[FrozenTrial], search_space: dict[str, BaseDistribution], study: optuna.Study
     ) -> dict[str, np.ndarray]:
         ((name, kind),) = search_space.items()  # without `multivariate` one parameter at a time
-        values = [params[name] for params in self._params[id(trials)] if name in params]
+        values = [params[name] for params in (trial.params for trial in trials) if name in params]
         if isinstance(kind, CategoricalDistribution):
             index = {choice: i for i, choice in enumerate(kind.choices)}
             return {name: np.asarray([index[value] for value in values])}
         return {name: np.asarray(values, dtype=float)}
 
     def _divide(self, study: optuna.Study, trial: FrozenTrial) -> tuple[list[FrozenTrial], list[FrozenTrial]]:
-        ended = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))  # none is pruned
-        # With `constant_liar` the running ones are bad.
-        running = [
-            t for t in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)) if t.number != trial.number
-        ]
-        for other in ended:
-            if other.number not in self._feasible:
-                self._feasible[other.number] = all(amount <= 0 for amount in other.constraints.values())
-        feasible = [other for other in ended if self._feasible[other.number]]
-        infeasible = [other for other in ended if not self._feasible[other.number]]
+        states = [TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING]  # `constant_liar`: running ones are bad
+        others = [t for t in study.get_trials(deepcopy=False, states=states) if t.number != trial.number]
+        count = sum(t.state != TrialState.RUNNING for t in others)
         gamma = tpe.default_gamma_multiobjective if len(study.directions) > 1 else tpe.default_gamma
-        wanted = gamma(len(ended))
-        good, rest = tpe._split_complete_trials(feasible, study, wanted)
-        least, worse = tpe._split_infeasible_trials(infeasible, max(0, wanted - len(good)))
-        good, bad = [*good, *least], [*rest, *worse, *running]
-        for half in (good, bad):
-            half.sort(key=lambda other: other.number)
+        good, bad = tpe._split_trials(study, others, gamma(count))
         return good, bad
 
 

@@ -8,14 +8,12 @@ import multiprocessing
 import os
 import queue
 import signal
-import threading
-import time
 from pathlib import Path
 from typing import Any
 
 from search import events
 from search.record import TrialRecord
-from search.stop import shielded
+from search.stop import follow, shielded
 from search.store import TrackingError
 
 WAITING = 50  # trials that may wait to be written before the driver waits, too
@@ -79,7 +77,7 @@ class Scribe:
 def _serve(records: Any, answer: Any, driver: int, root: Path, study: str, sweep: str, tensorboard: bool) -> None:
     """In the process: write until None comes, then say None, or the error that ended it."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it ends when the driver says so, or is gone
-    threading.Thread(target=_follow, args=(driver,), daemon=True).start()
+    follow(driver)
     try:
         from search.tracking import Tracking
 
@@ -101,9 +99,3 @@ def write(tracking: Any, root: Path, sweep: str, record: TrialRecord, tensorboar
     tracking.log_trial(sweep, record)
     if tensorboard:
         events.write(record, root / "tensorboard" / sweep / f"{record.number:04d}")
-
-
-def _follow(driver: int) -> None:
-    while os.getppid() == driver:
-        time.sleep(_POLL_S)
-    os._exit(1)

@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -51,7 +51,7 @@ class Stop:
         """From now on; in the main thread. A process that was told to follow another takes its end for a SIGTERM."""
         signal.signal(signal.SIGTERM, self._signalled)
         if followed := os.environ.pop(FOLLOW, None):
-            threading.Thread(target=_follow, args=(int(followed),), daemon=True).start()
+            follow(int(followed), lambda: os.kill(os.getpid(), signal.SIGTERM))
 
     def _signalled(self, number: int, frame: FrameType | None) -> None:
         if self.asked:
@@ -71,7 +71,12 @@ def shielded() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _follow(process: int) -> None:
-    while os.getppid() == process:
-        time.sleep(1.0)
-    os.kill(os.getpid(), signal.SIGTERM)
+def follow(parent: int, then: Callable[[], None] = lambda: os._exit(1)) -> None:
+    """From now on: `then` is called once the parent process is gone, however that ended; by default this one ends."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.2)
+        then()
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -27,7 +27,7 @@ os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 
-from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.entities import Metric, Param, Run, RunInfo, RunTag
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.tracking import MlflowClient
 
@@ -50,10 +50,9 @@ def studies(root: Path) -> dict[str, str]:
 
 @dataclass
 class _Logged:
-    """A trial's run as it is known here; `end_ms` is None until the run is complete; `place`: URI of its artifacts."""
+    """A trial's run as it is known here; `end_ms` is None until the run is complete."""
 
-    run_id: str
-    place: str
+    info: RunInfo
     scheme: str
     end_ms: int | None = None
     on_front: bool = False
@@ -135,20 +134,20 @@ class Tracking:
                 tags = {"pare.kind": "trial", "pare.sweep": sweep, "pare.trial": str(record.number)}
                 tags |= record.tags() | _front_tags(scheme, False)
                 run = self._client.create_run(self.experiment, record.start_ms, tags, record.title)
-                known[record.number] = _Logged(run.info.run_id, run.info.artifact_uri, scheme)
+                known[record.number] = _Logged(run.info, scheme)
             logged = known[record.number]
             if logged.end_ms is None:
                 self._complete(logged, record)
                 logged.end_ms = record.end_ms
-        return logged.run_id
+        return logged.info.run_id
 
     def _complete(self, logged: _Logged, record: TrialRecord) -> None:
         params = {key: str(value) for key, value in record.params.items()}
         figures = [Metric(name, value, record.end_ms, step) for name, value, step in record.figures()]
         figures.append(Metric("on_front", 0.0, record.end_ms, 0))
-        self._log(logged.run_id, params, figures)
+        self._log(logged.info.run_id, params, figures)
         # The client would first ask for the run, to learn where its artifacts lie.
-        artifacts = get_artifact_repository(logged.place, tracking_uri=self.uri)
+        artifacts = get_artifact_repository(logged.info.artifact_uri, tracking_uri=self.uri)
         with tempfile.TemporaryDirectory() as made:
             file = Path(made) / "recipe.json"
             file.write_text(json.dumps(record.recipe, indent=2))
@@ -156,7 +155,7 @@ class Tracking:
         if record.artifact is not None:
             artifacts.log_artifact(record.artifact)
         status = "FINISHED" if record.state == "complete" else "FAILED"
-        self._client.set_terminated(logged.run_id, status, record.end_ms)
+        self._client.set_terminated(logged.info.run_id, status, record.end_ms)
 
     def mark_front(self, sweep: str, front: Iterable[int], told: int) -> None:
         """Make tag `pare.front` and metric `on_front` say which trial numbers are on the front after `told` trials."""
@@ -166,7 +165,7 @@ class Tracking:
                 now = number in members
                 if logged.end_ms is not None and logged.on_front != now:
                     mark = Metric("on_front", float(now), logged.end_ms, max(told, 1))
-                    self._log(logged.run_id, metrics=[mark], tags=_front_tags(logged.scheme, now))
+                    self._log(logged.info.run_id, metrics=[mark], tags=_front_tags(logged.scheme, now))
                     logged.on_front = now
 
     def log_confirmed(self, sweep: str, points: Sequence[Mapping[str, Any]]) -> None:
@@ -293,9 +292,7 @@ class Tracking:
                 tags = run.data.tags
                 end_ms = None if run.info.status == "RUNNING" else run.info.end_time
                 scheme = run.data.params.get(_SCHEME, "none")
-                known = _Logged(
-                    run.info.run_id, run.info.artifact_uri, scheme, end_ms, tags.get("pare.front") == "true"
-                )
+                known = _Logged(run.info, scheme, end_ms, tags.get("pare.front") == "true")
                 self._logged[sweep][int(tags["pare.trial"])] = known
         return self._logged[sweep]
 

@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
@@ -16,6 +15,7 @@ from search.scribe import Scribe
 from search.store import TrackingError
 from search.tracking import Tracking
 from tests.sweeps import record
+from tests.test_status import waited
 
 
 @pytest.fixture
@@ -27,13 +27,6 @@ def store(blank_store: Path, tmp_path: Path) -> Path:
 
 def numbers(store: Path) -> list[int]:
     return [int(number) for number in Tracking(store, "study").trials("a")["number"]]
-
-
-def until(condition: object) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():  # type: ignore[operator]
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def test_all_is_written_when_it_is_closed(store: Path) -> None:
@@ -58,7 +51,7 @@ def test_what_mlflow_refuses_is_raised_where_the_next_trial_is_handed_over(store
 def test_its_death_is_told_and_the_next_one_completes_what_it_left(store: Path) -> None:
     scribe = Scribe(store, "study", "a", tensorboard=False)
     scribe.log(record(0))
-    until(lambda: numbers(store) == [0])
+    assert waited(lambda: numbers(store) == [0])
     scribe._process.kill()
     scribe._process.join()
     with pytest.raises(TrackingError, match="was killed; run the same command again"):
@@ -77,7 +70,7 @@ from search.scribe import Scribe
 from tests.sweeps import record
 if __name__ == "__main__":
     scribe = Scribe(Path(sys.argv[1]), "study", "a", False)
-    for number in range(20):
+    for number in range(60):  # more than may wait: some are written when the last is handed over
         scribe.log(record(number))
     print(scribe._process.pid, flush=True)
     time.sleep(60)
@@ -94,8 +87,8 @@ def test_it_ends_with_its_driver_and_leaves_its_place_to_the_next(store: Path, t
         driver.kill()
         driver.wait()
     scribe = Scribe(store, "study", "a", tensorboard=False)  # at once, as an impatient user would
-    for one in range(20):
+    for one in range(60):
         scribe.log(record(one))
     scribe.close()
-    assert numbers(store) == list(range(20))  # each once
+    assert numbers(store) == list(range(60))  # each once
     assert not process.is_running()

@@ -21,6 +21,7 @@ from search.stop import Stop, Terminated, shielded
 from search.study import Sweep
 from search.summary import existing
 from tests.linear import LinearTrainer, config, searched
+from tests.test_recovery import heed_sigint
 
 
 def test_a_sigterm_is_noted_or_ends_it_and_a_second_one_interrupts() -> None:
@@ -68,11 +69,6 @@ def test_trials_that_take_longer_than_the_grace_are_tried_again(
     assert existing(root, "lucky").about("lucky-001")["status"] == "KILLED"
     sweep = searched(settings)
     assert len(sweep.records()) == settings.study.budget.trials
-
-
-def heed_sigint() -> None:
-    """Where this process was started with Ctrl-C ignored, its children inherit that."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @pytest.mark.parametrize("shield", [shielded, contextlib.nullcontext])
