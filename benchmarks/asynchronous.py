@@ -22,9 +22,10 @@ import numpy as np
 import optuna
 
 from benchmarks import planted
-from search import config, pareto
-from search.record import METRICS
-from search.sampler import samplers
+from search.front import pareto
+from search.study import config
+from search.study.sampler import samplers
+from search.trial.record import METRICS
 
 WORKERS = (1, 2, 4, 8, 16, 32, 64)
 ASKED = (1, 8, 64)  # workers that the sampler's loss is looked at with

@@ -12,23 +12,24 @@ from __future__ import annotations
 
 import sys
 
-from search import cli, drive
-from search.config import Config
-from search.confirm import Confirmation, Confirmed
-from search.display import Display
-from search.executor import start
+from search.executors.executor import start
 from search.run import EXPERIMENTS
-from search.study import Sweep, driver_lock
+from search.study import compose
+from search.study.config import Config
+from search.sweep import driver
+from search.sweep.confirm import Confirmation, Confirmed
+from search.sweep.display import Display
+from search.sweep.sweep import Sweep, driver_lock
 
 FIGURES = ("accuracy", "test_accuracy", "latency_ratio", "size_bytes")
 
 
 def confirm_again(words: list[str]) -> tuple[list[Confirmed], list[Confirmed]]:
     """The sweep's candidates confirmed with its own seeds, and with seeds 1,000,000 further on."""
-    config = cli.composed(words, EXPERIMENTS)
-    config = config.model_copy(update={"root": cli.writable(config.root)})
+    config = compose.composed(words, EXPERIMENTS)
+    config = config.model_copy(update={"root": compose.writable(config.root)})
     with driver_lock(config.root, config.study.name):
-        sweep = Sweep.open(config.study, cli.storage(config.root))
+        sweep = Sweep.open(config.study, compose.storage(config.root))
         stored = sweep.get("confirmed")
         if stored is None:
             sys.exit(f"{sweep.name} is not confirmed yet; run python -m search.run {' '.join(words)}")
@@ -37,12 +38,12 @@ def confirm_again(words: list[str]) -> tuple[list[Confirmed], list[Confirmed]]:
         workers = start(config, config.root / "logs" / f"{sweep.name}.log")
         try:
             with display:
-                driver = drive.Driver(config, sweep, workers, display, lambda record: None)
-                driver.prepare()
+                search = driver.Driver(config, sweep, workers, display, lambda record: None)
+                search.prepare()
                 numbers = {point.number for point in points}
                 records = [record for record in sweep.records() if record.number in numbers]
                 first, second = (
-                    Confirmation(_shifted(config, by), sweep, workers, display, driver.baselines).confirm(records)
+                    Confirmation(_shifted(config, by), sweep, workers, display, search.baselines).confirm(records)
                     for by in (0, 1_000_000)
                 )
                 return first, second
@@ -59,7 +60,7 @@ def _shifted(config: Config, by: int) -> Config:
 
 def main() -> None:
     """Print every figure of both runs, then the two shares."""
-    with cli.clear_errors():
+    with compose.clear_errors():
         first, second = confirm_again(sys.argv[1:])
     inside = overlap = count = 0
     for one, two in zip(first, second, strict=True):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from search.summary import read
+from search.front.summary import read
 
 # Stages that are the platform's own; waiting until the host is quiet belongs to measuring.
 OWN = ("load", "platform")

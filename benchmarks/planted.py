@@ -16,8 +16,8 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from runtimes.base import Artifact
-from search.config import Config, check
-from search.objective import Baseline, Outcome, Progress
+from search.study.config import Config, check
+from search.trial.objective import Baseline, Outcome, Progress
 from trainers.base import DenseSpec
 from trainers.recipe import Recipe
 

@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich.console import Console
 
-from search.config import Config
+from search.study.config import Config
 
 # What the driver alone needs is imported where it is used: workers import this module, too, as they do search/run.py.
 if TYPE_CHECKING:
-    from search.study import Sweep
+    from search.sweep.sweep import Sweep
 
 WINDOW = 50  # trials that a figure is the mean of
 
@@ -56,12 +56,12 @@ class Clock:
 
 def search(config: Config) -> tuple[Sweep, Clock]:
     """The study searched to its end by the real driver, with its parts timed."""
-    from search.cli import storage
-    from search.display import Display
-    from search.drive import Driver
-    from search.executor import start
-    from search.log import Log
-    from search.study import Sweep
+    from search.executors.executor import start
+    from search.study.compose import storage
+    from search.sweep.display import Display
+    from search.sweep.driver import Driver
+    from search.sweep.recorder import Log
+    from search.sweep.sweep import Sweep
 
     clock = Clock()
     sweep = Sweep.open(config.study, storage(config.root, config.storage.name))
@@ -96,8 +96,8 @@ def table(clock: Clock, at: list[int]) -> str:
 
 def main() -> None:
     from benchmarks import planted
-    from search import objective
-    from search.tracking import Tracking
+    from search.tracking.tracking import Tracking
+    from search.trial import objective
 
     said = dict(word.partition("=")[::2] for word in sys.argv[1:])
     trials, workers = int(said.get("trials", 1000)), int(said.get("workers", 8))

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import psutil
 
-from search.summary import read
+from search.front.summary import read
 
 CACHE = Path(__file__).parent.parent / "mlruns" / "cache"
 

@@ -111,11 +111,6 @@ class LatencyResult:
         return self.comparisons[0].ratio
 
     @property
-    def latency_ratio_interval(self) -> tuple[float, float]:
-        """The 95 % interval of `latency_ratio`."""
-        return self.comparisons[0].ratio_low, self.comparisons[0].ratio_high
-
-    @property
     def noisy(self) -> list[str]:
         """Every warning."""
         return [comparison.noisy for comparison in self.comparisons if comparison.noisy]

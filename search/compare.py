@@ -12,11 +12,11 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from search import pareto
-from search import summary as summaries
-from search.record import metric
-from search.summary import Summary, interval, said
-from search.words import UsageError, command, needs_study, settings
+from search.command import UsageError, command, needs_study, settings
+from search.front import pareto
+from search.front import summary as summaries
+from search.front.summary import Summary, interval, said
+from search.trial.record import metric
 
 HELP = """\
 Compare the fronts of two sweeps of a study.
@@ -152,7 +152,7 @@ def _carry_out(words: list[str]) -> int:
         console.print(line, soft_wrap=True, markup=False)
     if out is not None:
         # matplotlib and plotly take seconds to import: the table alone does not wait for them.
-        from search import overlay
+        from search.front import overlay
 
         overlay.write(found, out)
         console.print(f"Chart    {out}", soft_wrap=True, markup=False)

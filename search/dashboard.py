@@ -17,10 +17,10 @@ from wsgiref.simple_server import make_server
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from search import storage
-from search.store import TrackingError
+from search.command import UsageError, command, settings
+from search.storage import database
+from search.tracking.uri import TrackingError
 from search.ui import HOST, arguments, free_port, stop
-from search.words import UsageError, command, settings
 
 HELP = """\
 optuna-dashboard on the studies of this project, on this machine only.
@@ -84,14 +84,14 @@ def app(url: str) -> Callable[..., Any]:
 
 def _carry_out(words: list[str]) -> int:
     name = settings([w for w in words if w.startswith("storage=")], {"storage": "sqlite"})["storage"]
-    if name not in storage.STORAGES:
-        raise UsageError(f"storage: {name!r} is not valid; choose from {', '.join(storage.STORAGES)}")
+    if name not in database.STORAGES:
+        raise UsageError(f"storage: {name!r} is not valid; choose from {', '.join(database.STORAGES)}")
     root, asked = arguments([w for w in words if not w.startswith("storage=")])
-    url = storage.address(root.resolve(), name)
-    if not storage.is_server(url) and not (root / "optuna.db").exists():
+    url = database.address(root.resolve(), name)
+    if not database.is_server(url) and not (root / "optuna.db").exists():
         raise TrackingError(f"root: {root} holds no studies; run `python -m search.run study=mnist_prune`")
     signal.signal(signal.SIGTERM, stop)
-    with storage.telling(url):
+    with database.telling(url):
         made, port = app(url), free_port(asked, first=8080)
     try:
         with make_server(HOST, port, made) as server:

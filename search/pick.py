@@ -13,14 +13,14 @@ from pathlib import Path
 import pandas as pd
 
 from runtimes.base import LAYOUTS
-from search import registry
-from search import summary as summaries
-from search.constraint import Constraint
-from search.record import METRICS, metric
-from search.store import store_uri
-from search.summary import Summary, said
-from search.words import UsageError, command, needs_study, settings
-from trainers.data import MEAN, STD
+from search.command import UsageError, command, needs_study, settings
+from search.front import summary as summaries
+from search.front.summary import Summary, said
+from search.study.constraint import Constraint
+from search.tracking import registry
+from search.tracking.uri import store_uri
+from search.trial.record import METRICS, metric
+from tasks.mnist.data import MEAN, STD
 
 HELP = """\
 Copy a point of the front into a folder, with its recipe and a model card, and register it in MLflow.
@@ -40,14 +40,14 @@ _KEYS = {"study": "", "sweep": "", "by": "", "trial": "", "out": "", "register":
 
 
 @dataclass
-class Asked:
+class Request:
     """The command line, read."""
 
     settings: dict[str, str]
     limits: list[Constraint] = field(default_factory=list)
 
 
-def arguments(words: Sequence[str]) -> Asked:
+def arguments(words: Sequence[str]) -> Request:
     """Raises UsageError for a word that is neither a setting nor a bound."""
     limits, rest = list[Constraint](), list[str]()
     for word in words:
@@ -66,10 +66,10 @@ def arguments(words: Sequence[str]) -> Asked:
         raise UsageError(f"trial: {said_of['trial']!r} must be a number, as the report's last column shows it")
     if said_of["register"] not in ("yes", "no"):
         raise UsageError(f"register: {said_of['register']!r} is not valid; choose from yes, no")
-    return Asked(said_of, limits)
+    return Request(said_of, limits)
 
 
-def choose(found: Summary, asked: Asked) -> pd.Series:
+def choose(found: Summary, asked: Request) -> pd.Series:
     """The row to take; raises UsageError saying what is nearest when nothing meets the bounds."""
     if asked.settings["trial"]:
         rows = found.complete[found.complete["number"] == int(asked.settings["trial"])]
@@ -144,7 +144,7 @@ def card(found: Summary, row: pd.Series, file: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
-def pick(asked: Asked) -> str:
+def pick(asked: Request) -> str:
     """Carry out the command; returns what to tell the user."""
     said_of = asked.settings
     root = Path(said_of["root"])

@@ -13,11 +13,21 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from search.command import UsageError, command, needs_study, settings
 from search.compare import Comparison, compare
-from search.record import STATUSES, Outcome, metric
-from search.summary import Summary, nothing_feasible, read, said, shrunk, summarize, than_dense, times, unconfirmed
-from search.tracking import Tracking
-from search.words import UsageError, command, needs_study, settings
+from search.front.summary import (
+    Summary,
+    nothing_feasible,
+    read,
+    said,
+    shrunk,
+    summarize,
+    than_dense,
+    times,
+    unconfirmed,
+)
+from search.tracking.tracking import Tracking
+from search.trial.record import STATUSES, Outcome, metric
 
 HELP = """\
 The front of a study's sweep, from what was recorded.
@@ -55,7 +65,7 @@ def files(root: Path, sweep: str) -> Files:
 def write(root: Path, summary: Summary) -> Files:
     """Draw the sweep's picture and page."""
     # matplotlib and plotly take seconds to import: the table alone does not wait for them.
-    from search import page, picture
+    from search.front import page, picture
 
     made = files(root, summary.sweep)
     made.page.parent.mkdir(parents=True, exist_ok=True)
@@ -101,7 +111,7 @@ def _beside(tracking: Tracking, summary: Summary, which: int) -> Comparison | No
 
 
 def _overlaid(root: Path, found: Comparison) -> list[Path]:
-    from search import overlay
+    from search.front import overlay
 
     made = [files(root, found.newer.sweep).page.with_name(f"compare.{suffix}") for suffix in ("png", "html")]
     for path in made:
@@ -257,7 +267,7 @@ def rendered(summary: Summary, form: str, rows: str) -> str:
     if form == "json":
         return str(figures(summary, rows).to_json(orient="records", indent=2, force_ascii=False)) + "\n"
     if form == "html":
-        from search import page
+        from search.front import page
 
         return page.page(summary)
     if form == "md":

@@ -13,8 +13,8 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-from search import cli
-from search.stop import Stop
+from search.signals import Stop
+from search.study import compose
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 STOP = Stop()
@@ -23,25 +23,27 @@ STOP = Stop()
 @hydra.main(version_base="1.3", config_path=str(EXPERIMENTS), config_name="config")
 def search(raw: DictConfig) -> None:
     """Search the composed study until its budget is spent, then report the front."""
-    with cli.clear_errors():
-        config = cli.check(raw)
+    with compose.clear_errors():
+        config = compose.check(raw)
         # What follows takes seconds to import: a mistake in the configuration is answered before.
-        from search import drive, report, study
-        from search.tracking import Tracking
+        from search import report
+        from search.sweep import driver
+        from search.sweep.sweep import Sweep, driver_lock
+        from search.tracking.tracking import Tracking
 
-        url = cli.storage(config.root, config.storage.name)
-        with study.driver_lock(config.root, config.study.name, url, config.storage.patience) as hold:
+        url = compose.storage(config.root, config.storage.name)
+        with driver_lock(config.root, config.study.name, url, config.storage.patience) as hold:
             recorded = Tracking(config.root, config.study.name).sweeps()
-            sweep = study.Sweep.open(config.study, url, config.fresh, named=config.sweep, hold=hold, recorded=recorded)
-            drive.run(config, sweep, STOP)
+            sweep = Sweep.open(config.study, url, config.fresh, named=config.sweep, hold=hold, recorded=recorded)
+            driver.run(config, sweep, STOP)
         report.say(config.root, config.study.name, sweep.name)
 
 
 def main() -> None:
     """The command line; usage errors end with exit code 2 and without a traceback."""
     STOP.install()
-    with cli.clear_errors():
-        sys.argv[1:] = cli.precheck(sys.argv[1:], EXPERIMENTS)
+    with compose.clear_errors():
+        sys.argv[1:] = compose.precheck(sys.argv[1:], EXPERIMENTS)
         search()
 
 

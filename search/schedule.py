@@ -14,11 +14,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from search.command import RefusedError, UsageError, command, settings
 from search.schedules import recurring
 from search.schedules.history import History, Run, only_scheduler, scheduler_runs
 from search.schedules.recurring import FOLDER, Schedule
 from search.schedules.verdict import WORSE
-from search.words import RefusedError, UsageError, command, settings
 
 HELP = """\
 Sweeps that recur, and what they found: each front is compared with the last one's.
@@ -64,14 +64,14 @@ def checked(folder: Path) -> dict[str, Schedule]:
     """Every schedule by name; raises UsageError with every mistake in them, also in what they set of their studies."""
     # Composing takes seconds to import: a mistake in the files themselves is answered before.
     schedules = recurring.read(folder)
-    from search import cli
-    from search.config import ConfigError
     from search.run import EXPERIMENTS
+    from search.study import compose
+    from search.study.config import ConfigError
 
     problems = []
     for name, schedule in schedules.items():
         try:
-            cli.composed([*schedule.words(), f"fresh={str(schedule.fresh).lower()}"], EXPERIMENTS)
+            compose.composed([*schedule.words(), f"fresh={str(schedule.fresh).lower()}"], EXPERIMENTS)
         except ConfigError as error:
             problems += [f"{name}.yaml: {problem}" for problem in error.problems]
     if problems:

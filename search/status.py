@@ -21,9 +21,9 @@ from rich.live import Live as Screen
 from rich.table import Table
 from rich.text import Text
 
-from search import storage
-from search.live import EVERY, KEY
-from search.words import UsageError, command, settings
+from search.command import UsageError, command, settings
+from search.storage import database
+from search.sweep.heartbeat import EVERY, KEY
 
 HELP = """\
 Show what runs where, progress, failures and the time left; while another process runs the sweep, or after it.
@@ -72,15 +72,15 @@ class Progress:
 
 def progress(url: str, study: str = "", sweep: str = "") -> list[Progress]:
     """The newest sweep of every study, or of `study`, or the named `sweep`; raises UsageError for an unknown one."""
-    found = storage.opened(url, read_only=True)
-    with storage.telling(url):
+    found = database.opened(url, read_only=True)
+    with database.telling(url):
         sweeps = {s.study_name: s for s in found.get_all_studies() if s.study_name.rpartition("-")[2].isdigit()}
         newest: dict[str, str] = {}
         for name in sorted(sweeps, key=lambda n: int(n.rpartition("-")[2])):
             newest[name.rpartition("-")[0]] = name
         if study and study not in newest:
             known = ", ".join(sorted(newest)) or "none yet"
-            raise UsageError(f"study: {study!r} has no sweep in {storage.place(url)}; there are: {known}")
+            raise UsageError(f"study: {study!r} has no sweep in {database.place(url)}; there are: {known}")
         if sweep and (sweep not in sweeps or sweep.rpartition("-")[0] != (study or sweep.rpartition("-")[0])):
             own = ", ".join(n for n in sweeps if not study or n.rpartition("-")[0] == study) or "none yet"
             raise UsageError(f"sweep: {sweep!r} is unknown; there are: {own}")
@@ -204,7 +204,7 @@ def _span(seconds: float) -> str:
 def arguments(words: Sequence[str]) -> dict[str, str]:
     """`key=value` words -> the settings; raises UsageError."""
     asked = settings(words, _KEYS)
-    for key, valid in (("format", ("table", "json")), ("storage", storage.STORAGES)):
+    for key, valid in (("format", ("table", "json")), ("storage", database.STORAGES)):
         if asked[key] not in valid:
             raise UsageError(f"{key}: {asked[key]!r} is not valid; choose from {', '.join(valid)}")
     try:
@@ -218,8 +218,8 @@ def arguments(words: Sequence[str]) -> dict[str, str]:
 def _carry_out(words: list[str]) -> int:
     asked = arguments(words)
     root = Path(asked["root"]).expanduser().absolute()
-    url = storage.address(root, asked["storage"])
-    if not storage.is_server(url) and not (root / "optuna.db").is_file():
+    url = database.address(root, asked["storage"])
+    if not database.is_server(url) and not (root / "optuna.db").is_file():
         raise UsageError(f"root: nothing has been searched in {root} yet; name another with root=FOLDER")
     said = "" if asked["storage"] == "sqlite" else f"storage={asked['storage']}"
 

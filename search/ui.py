@@ -26,10 +26,10 @@ from typing import Any
 
 import pandas as pd
 
-from search.record import metric
-from search.store import TrackingError, store_uri
-from search.tracking import Tracking, studies
-from search.words import UsageError, command, settings
+from search.command import UsageError, command, settings
+from search.tracking.tracking import Tracking, studies
+from search.tracking.uri import TrackingError, store_uri
+from search.trial.record import metric
 
 HELP = """\
 MLflow's UI on the record of this project, on this machine only.

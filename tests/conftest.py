@@ -12,9 +12,9 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 import trainers.base
-from search.store import quiet
+from search.tracking.uri import quiet
+from tasks.mnist import data
 from tests.linear import LinearTrainer
-from trainers import data
 
 # A busy machine is no failure: nothing is asserted of time.
 settings.register_profile("pare", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -13,11 +13,11 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from search import drive
-from search.cli import storage
-from search.config import Config, Confirm, check
-from search.study import Sweep
-from trainers import data
+from search.study.compose import storage
+from search.study.config import Config, Confirm, check
+from search.sweep import driver
+from search.sweep.sweep import Sweep
+from tasks.mnist import data
 from trainers.base import Compressed, Dense, DenseSpec, Job
 from trainers.recipe import Recipe
 
@@ -94,5 +94,5 @@ def config(root: Path, **changes: Any) -> Config:
 
 def searched(config: Config) -> Sweep:
     sweep = Sweep.open(config.study, storage(config.root), config.fresh)
-    drive.run(config, sweep)
+    driver.run(config, sweep)
     return sweep

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from trainers import data
+from tasks.mnist import data
 
 
 def write_idx(cache: Path, folder: Path) -> None:

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from search.record import TrialRecord
-from search.tracking import Tracking
+from search.tracking.tracking import Tracking
+from search.trial.record import TrialRecord
 from trainers.recipe import FineTuning, Pruning, Quantization, Recipe
 
 START = 1_790_000_000_000
@@ -40,7 +40,7 @@ def record(number: int, **changes: object) -> TrialRecord:
         state="complete",
         start_ms=START + 10_000 * number,
         end_ms=START + 10_000 * number + 9_000,
-        words=recipe.words(),
+        words=recipe.describe(),
         recipe=recipe.to_dict(),
         params=recipe.flat(),
         metrics=metrics,

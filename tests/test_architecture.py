@@ -57,7 +57,9 @@ def test_a_forbidden_import_would_be_seen(tmp_path: Path) -> None:
     assert banned("torch.nn", FORBIDDEN["search"])
 
 
-@pytest.mark.parametrize("modules", ["search.drive, search.report, search.study", "search.objective", "trainers.base"])
+@pytest.mark.parametrize(
+    "modules", ["search.sweep.driver, search.report, search.sweep.sweep", "search.trial.objective", "trainers.base"]
+)
 def test_the_driver_loads_no_framework(modules: str) -> None:
     code = f"import sys, {modules}; print(sorted({{m.split('.')[0] for m in sys.modules}} & {FRAMEWORKS!r}))"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
@@ -65,6 +67,6 @@ def test_the_driver_loads_no_framework(modules: str) -> None:
 
 
 def test_a_worker_loads_neither_optuna_nor_mlflow() -> None:
-    code = "import sys, search.objective; print(sorted({'optuna', 'mlflow', 'hydra'} & set(sys.modules)))"
+    code = "import sys, search.trial.objective; print(sorted({'optuna', 'mlflow', 'hydra'} & set(sys.modules)))"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert said.stdout.strip() == "[]"

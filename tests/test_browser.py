@@ -18,9 +18,9 @@ from typing import Any
 
 import pytest
 
-from search.record import colour
+from search.front.summary import Summary, read
 from search.report import files
-from search.summary import Summary, read
+from search.trial.record import colour
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = (

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainers import cache
+from tasks import cache
 
 CONTEXT = multiprocessing.get_context("spawn")
 plain = st.recursive(st.integers() | st.booleans() | st.text(max_size=4), lambda inner: st.lists(inner, max_size=3))
@@ -129,7 +129,7 @@ import sys
 from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
-from trainers import cache
+from tasks import cache
 root = Path(sys.argv[1])
 for write in (lambda f: np.save(f / "a.npy", np.zeros(10**6)), lambda f: save_file({"a": np.zeros(10**6)}, f / "a.st")):
     try:

@@ -17,11 +17,11 @@ import psutil
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 
-from search import pareto
-from search.cli import storage
-from search.record import metric
-from search.store import quiet
-from search.tracking import Tracking
+from search.front import pareto
+from search.study.compose import storage
+from search.tracking.tracking import Tracking
+from search.tracking.uri import quiet
+from search.trial.record import metric
 from tests import loopback
 from tests.test_executor import Progress
 from tests.test_recovery import finished
@@ -98,14 +98,14 @@ def logged(root: Path) -> pd.DataFrame:
 WHERE = """
 import time
 from pathlib import Path
-from search.cluster.executor import RayExecutor
-from search.config import Executor
-from search.steps import Steps
+from search.executors.ray.executor import RayExecutor
+from search.study.config import Executor
+from search.trial.steps import TrainThenMeasure
 from tests.test_cluster import here, here_again
 if __name__ == "__main__":
     executor = RayExecutor(Executor(name="ray", address={address!r}, workers=2), Path({root!r}))
     try:
-        waiting = [executor.submit(i, "pytorch", Steps(here, here_again), 0.5) for i in range(6)]
+        waiting = [executor.submit(i, "pytorch", TrainThenMeasure(here, here_again), 0.5) for i in range(6)]
         print([future.result(timeout=100) for future in waiting])
     finally:
         executor.close()

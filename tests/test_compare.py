@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from search import compare, insight
-from search.summary import read
+from search import compare
+from search.front import insight
+from search.front.summary import read
 from tests.linear import LinearTrainer, config, searched
 
 

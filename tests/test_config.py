@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from search.config import ConfigError, check
+from search.study.config import ConfigError, check
 
 STUDIES = sorted((Path(__file__).parent.parent / "experiments" / "study").glob("*.yaml"))
 

@@ -8,9 +8,9 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from search.config import Confirm
-from search.confirm import Confirmed, candidates, front, mean_interval, reseeded
-from search.record import TrialRecord
+from search.study.config import Confirm
+from search.sweep.confirm import Confirmed, candidates, front, mean_interval, reseeded
+from search.trial.record import TrialRecord
 from trainers.recipe import Recipe
 
 OBJECTIVES = ["accuracy", "latency_ms"]

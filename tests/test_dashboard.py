@@ -15,9 +15,9 @@ import optuna
 import pytest
 
 from search import dashboard
-from search.cli import storage
-from search.config import check
-from search.study import Sweep
+from search.study.compose import storage
+from search.study.config import check
+from search.sweep.sweep import Sweep
 from tests.linear import RAW
 from tests.sweeps import record
 
@@ -50,18 +50,18 @@ def test_infeasible_trials_are_marked_and_never_among_the_best(tmp_path: Path) -
     assert len(told["trials"]) == 6
     assert [t["number"] for t in told["trials"] if any(c > 0 for c in t["constraints"])] == infeasible
     best = [t["number"] for t in told["best_trials"]]
-    assert best == [t.number for t in sweep.optuna.best_trials]
+    assert best == [t.number for t in sweep.study.best_trials]
     assert not set(best) & set(infeasible)
     # The trials that only these infeasible ones dominate are among the best: they would else be missing.
     unlimited = optuna.create_study(directions=["maximize", "minimize"])
-    unlimited.add_trials([optuna.trial.create_trial(values=t.values) for t in sweep.optuna.trials])
+    unlimited.add_trials([optuna.trial.create_trial(values=t.values) for t in sweep.study.trials])
     assert {t.number for t in unlimited.best_trials} & set(infeasible)
 
 
 def test_a_study_with_one_objective_has_a_feasible_best(tmp_path: Path) -> None:
     sweep, infeasible = swept(tmp_path, objectives=["latency_ms"])
     (best,) = answer(storage(tmp_path), "/api/studies/1")["best_trials"]
-    feasible = [t for t in sweep.optuna.trials if t.number not in infeasible]
+    feasible = [t for t in sweep.study.trials if t.number not in infeasible]
     assert best["number"] == min(feasible, key=lambda t: t.value or 0).number
 
 

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tasks.mnist import data, sources
 from tests.originals import write_idx
-from trainers import data, mnist
 
 ROOT = Path(__file__).parents[1]
 
@@ -52,7 +52,7 @@ def test_splits_are_fixed_and_stratified(dataset: data.DataSet) -> None:
 def test_train_and_validation_are_the_original_train_set_in_its_order(idx: Path, fetched: Path) -> None:
     images = (idx / "train-images-idx3-ubyte").read_bytes()[16:]
     labels = (idx / "train-labels-idx1-ubyte").read_bytes()[8:]
-    assert hashlib.sha256(images + labels).hexdigest() == mnist.DIGESTS["train"]
+    assert hashlib.sha256(images + labels).hexdigest() == sources.DIGESTS["train"]
     home = fetched / "data" / "mnist"
     positions = [np.load(home / name / "positions.npy") for name in ("train", "validation")]
     assert all((np.diff(one) > 0).all() for one in positions)
@@ -62,7 +62,7 @@ def test_train_and_validation_are_the_original_train_set_in_its_order(idx: Path,
 def test_the_test_split(fetched: Path) -> None:
     test = data.open_test("mnist", fetched)
     assert len(test) == 10_000
-    assert test.digest() == mnist.DIGESTS["test"]
+    assert test.digest() == sources.DIGESTS["test"]
 
 
 def test_subsets_are_stratified_nested_and_known_by_digest(fetched: Path, dataset: data.DataSet) -> None:
@@ -105,7 +105,7 @@ import sys
 opened = []
 sys.addaudithook(lambda event, args: opened.append(str(args[0])) if event == "open" else None)
 from pathlib import Path
-from trainers import data
+from tasks.mnist import data
 print(data.load("mnist", Path(sys.argv[1])).digest)
 assert any("/mnist/train/" in path for path in opened), "the hook saw nothing"
 assert not [path for path in opened if "/mnist/test" in path], "the test split was opened"
@@ -147,14 +147,14 @@ def test_a_damaged_cache_file_is_named_and_made_again(
         if split == "train":
             assert data.load("mnist", home, folder=idx).digest == "131924e8d855cbe2"
         else:
-            assert data.open_test("mnist", home, folder=idx).digest() == mnist.DIGESTS["test"]
+            assert data.open_test("mnist", home, folder=idx).digest() == sources.DIGESTS["test"]
     assert f"mnist/{split} is broken (images.npy" in caplog.text
 
 
 LOADS = """
 import json, sys
 from pathlib import Path
-from trainers import data
+from tasks.mnist import data
 stages = []
 loaded = data.load("mnist", Path(sys.argv[1]), folder=Path(sys.argv[2]), progress=lambda s, f: stages.append(s))
 print(json.dumps([loaded.digest, sorted(set(stages))]))

@@ -15,10 +15,11 @@ from typing import Any
 
 import pytest
 import yaml
-from hydra import compose, initialize_config_dir
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
 
-from search import cli, config
 from search.run import EXPERIMENTS
+from search.study import compose, config
 
 DEPLOY = Path(__file__).parent.parent / "deploy"
 KUBERNETES = sorted((DEPLOY / "kubernetes").glob("*.yaml"))
@@ -57,7 +58,7 @@ def checked(words: list[str]) -> config.Config:
     if any(word.startswith("storage=") for word in words) and not (EXPERIMENTS / "storage").is_dir():
         pytest.skip("no storage to choose here")
     with initialize_config_dir(str(EXPERIMENTS), version_base="1.3"):
-        raw = compose("config", overrides=cli.overrides(words))
+        raw = hydra_compose("config", overrides=compose.overrides(words))
     root = next(word for word in words if word.startswith("root="))
     assert root == "root=/data/pare"
     raw.root = "unused"
@@ -173,6 +174,8 @@ def test_the_image_installs_what_the_project_names() -> None:
     lines = (DEPLOY / "Dockerfile").read_text().replace("\\\n", " ").splitlines()
     copied = [word for line in lines if line.startswith("COPY") for word in line.split()[1:-1]]
     assert all((DEPLOY.parent / name).exists() for name in copied)
-    assert {"search", "trainers", "runtimes", "experiments", "pyproject.toml", "constraints.txt"} <= set(copied)
+    assert {"search", "tasks", "trainers", "runtimes", "experiments", "pyproject.toml", "constraints.txt"} <= set(
+        copied
+    )
     torch = next(line for line in (DEPLOY.parent / "constraints.txt").read_text().splitlines() if "torch==" in line)
     assert any(torch in line for line in lines)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from search.display import Display
+from search.sweep.display import Display
 from tests.sweeps import failed, record
 
 NOISY = {

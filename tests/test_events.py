@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from search import drive, events
-from search.cli import storage
-from search.study import Sweep
+from search.study.compose import storage
+from search.sweep import driver
+from search.sweep.sweep import Sweep
+from search.tracking import tensorboard
 from tests.linear import LinearTrainer, config
 from tests.sweeps import failed, record
 
@@ -30,7 +31,7 @@ def test_scalars_curves_and_hparams_are_read_by_tensorboard(tmp_path: Path) -> N
     from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
     one = record(3)
-    events.write(one, tmp_path)
+    tensorboard.write(one, tmp_path)
     read = EventAccumulator(str(tmp_path)).Reload()
     assert [(e.step, round(e.value, 4)) for e in read.Scalars("epoch/loss")] == [(0, 0.2), (1, 0.1)]
     (latency,) = read.Scalars("latency_ms")
@@ -54,7 +55,7 @@ def test_the_hparams_page_lists_params_and_metrics(tmp_path: Path) -> None:
     from tensorboard.plugins.hparams.list_session_groups import Handler
 
     for one in (record(3), record(4), failed(5, "out of memory")):
-        events.write(one, tmp_path / f"{one.number:04d}")
+        tensorboard.write(one, tmp_path / f"{one.number:04d}")
     multiplexer = EventMultiplexer().AddRunsFromDirectory(str(tmp_path)).Reload()
     context = Context(types.SimpleNamespace(data_provider=MultiplexerDataProvider(multiplexer, str(tmp_path))))
     page = context.experiment_from_metadata(
@@ -70,11 +71,11 @@ def test_the_hparams_page_lists_params_and_metrics(tmp_path: Path) -> None:
 def test_the_driver_writes_one_file_per_trial_on_demand(planted: LinearTrainer, root: Path) -> None:
     asked = config(root).model_copy(update={"tracking": config(root).tracking.model_copy(update={"tensorboard": True})})
     sweep = Sweep.open(asked.study, storage(asked.root))
-    drive.run(asked, sweep)
+    driver.run(asked, sweep)
     files = sorted((root / "tensorboard" / sweep.name).rglob("events.out.tfevents.*"))
     assert [path.parent.name for path in files] == ["0000", "0001"]
     before = files[0].stat().st_mtime_ns
-    assert events.write(sweep.records()[0], files[0].parent) == files[0]
+    assert tensorboard.write(sweep.records()[0], files[0].parent) == files[0]
     assert files[0].stat().st_mtime_ns == before
     length = struct.unpack("<Q", files[0].read_bytes()[:8])[0]
     assert b"brain.Event:2" in files[0].read_bytes()[12 : 12 + length]
@@ -85,4 +86,4 @@ def test_checksums_are_crc32c() -> None:
     # RFC 3720, B.4: 32 bytes of zeroes give 8a9136aa; masked as TFRecord does.
     crc = 0x8A9136AA
     masked = ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
-    assert events._checksum(bytes(32)) == struct.pack("<I", masked)
+    assert tensorboard._checksum(bytes(32)) == struct.pack("<I", masked)

@@ -17,11 +17,11 @@ import numpy as np
 import psutil
 import pytest
 
-from search.config import Config, check
-from search.config import Executor as Settings
-from search.executor import Executor, InlineExecutor, LocalExecutor, start
-from search.faults import WorkerError
-from search.steps import Steps
+from search.errors import WorkerError
+from search.executors.executor import Executor, InlineExecutor, LocalExecutor, start
+from search.study.config import Config, check
+from search.study.config import Executor as Settings
+from search.trial.steps import TrainThenMeasure
 from trainers.base import TrainingError
 
 Progress = Callable[[str, float], None]
@@ -54,7 +54,7 @@ def hang(progress: Progress) -> None:
 
 def talk(progress: Progress) -> None:
     print("a framework prints", flush=True)
-    logging.getLogger("trainers.cache").warning("the cache is %s", "broken")
+    logging.getLogger("tasks.cache").warning("the cache is %s", "broken")
 
 
 _served = 0
@@ -92,7 +92,7 @@ SETTINGS: dict[str, Any] = {"workers": 2, "trial_timeout": 6, "retries": 1, "tri
 @pytest.fixture(scope="module")
 def ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Executor]:
     """On a Ray of its own; one for all tests, since it takes seconds to start."""
-    from search.cluster.executor import RayExecutor
+    from search.executors.ray.executor import RayExecutor
 
     settings = Settings.model_validate({"name": "ray", "address": "local", **SETTINGS})
     executor = RayExecutor(settings, tmp_path_factory.mktemp("root"))
@@ -159,7 +159,9 @@ def test_workers_are_kept_and_no_two_trainers_share_one(ray: Executor) -> None:
 def test_files_travel_with_the_work_and_back(ray: Executor, tmp_path_factory: pytest.TempPathFactory) -> None:
     root = tmp_path_factory.getbasetemp() / "root0"
     (root / "given").write_text("given")
-    made = ray.submit(0, "pytorch", Steps(write, read), root / "given", root / "trials" / "0001").result(timeout=60)
+    made = ray.submit(0, "pytorch", TrainThenMeasure(write, read), root / "given", root / "trials" / "0001").result(
+        timeout=60
+    )
     assert made == (root / "trials" / "0001" / "made", "given and read", False)
     assert made[0].read_text() == "given and made"
 
@@ -189,7 +191,7 @@ def test_inline_runs_here(tmp_path: Path) -> None:
 
 def test_workers_end_when_the_driver_is_killed() -> None:
     code = (
-        "import time\nfrom search.config import Executor\nfrom search.executor import LocalExecutor\n"
+        "import time\nfrom search.study.config import Executor\nfrom search.executors.executor import LocalExecutor\n"
         "from tests.test_executor import hang, pid\n"
         "if __name__ == '__main__':\n"
         "    ex = LocalExecutor(Executor(workers=1))\n"

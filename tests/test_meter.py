@@ -9,7 +9,7 @@ import types
 import numpy as np
 import pytest
 
-from search.meter import INTERVAL, metered
+from search.trial.resources import INTERVAL, metered
 
 
 def test_the_peak_is_the_blocks_own() -> None:

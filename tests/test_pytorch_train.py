@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from tasks.mnist.data import DataSet, Split, load, normalized
 from trainers.base import Job, TrainingError
-from trainers.data import DataSet, Split, load, normalized
 from trainers.pytorch import models, train
 from trainers.pytorch.distill import TrainingLoss, soft_loss
 from trainers.pytorch.train import Plan, Resident

@@ -15,8 +15,8 @@ import safetensors.torch
 import torch
 from onnx import numpy_helper
 
+from tasks.mnist.data import DataSet, load, normalized
 from trainers.base import Dense, DenseSpec, Job
-from trainers.data import DataSet, load, normalized
 from trainers.pytorch import export, models, prune, quantize, train
 from trainers.pytorch.distill import TrainingLoss
 from trainers.pytorch.trainer import QAT_RATE, Trainer

@@ -15,17 +15,17 @@ import pytest
 
 from runtimes.base import Artifact
 from runtimes.latency import LatencyError
-from search import config
-from search.cluster import inputs
-from search.cluster.travel import Receiver, Sender
-from search.config import Config, ConfigError
-from search.faults import SweepError, reason
-from search.measure import same_hardware
-from search.objective import Baseline
-from search.steps import Steps
+from search.errors import SweepError, reason
+from search.executors.ray import inputs
+from search.executors.ray.transfer import Receiver, Sender
+from search.study import config
+from search.study.config import Config, ConfigError
+from search.trial.measure import same_hardware
+from search.trial.objective import Baseline
+from search.trial.steps import TrainThenMeasure
+from tasks import cache
 from tests.linear import RAW
 from tests.test_recovery import finished
-from trainers import cache
 from trainers.base import DenseSpec
 
 ROOT = Path(__file__).parent.parent
@@ -80,7 +80,9 @@ def test_an_address_where_nothing_answers_is_told_at_once(root: Path) -> None:
 
 def test_steps_are_one_after_the_other() -> None:
     said: list[str] = []
-    both = Steps(lambda a, progress: a + 1, lambda a, before, progress: progress(f"{a} {before}") or 2 * before)
+    both = TrainThenMeasure(
+        lambda a, progress: a + 1, lambda a, before, progress: progress(f"{a} {before}") or 2 * before
+    )
     assert both(1, said.append) == 4
     assert said == ["1 2"]
 
@@ -148,7 +150,7 @@ def test_what_was_damaged_is_sent_again_and_what_arrives_damaged_is_refused(tmp_
     (arrived / "logits.npy").write_bytes(b"rotten")
     Receiver(there).unpack(parcel)
     assert np.load(arrived / "logits.npy").sum() == 45
-    parcel.goods[0].content["logits.npy"] = b"rotten on the way"
+    parcel.blobs[0].content["logits.npy"] = b"rotten on the way"
     with pytest.raises(cache.CacheError, match="did not arrive as it was sent"):
         Receiver(tmp_path / "other").unpack(parcel)
     assert not (tmp_path / "other" / "cache" / "dense" / "0123").exists()

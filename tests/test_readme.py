@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from search.config import check
+from search.study.config import check
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

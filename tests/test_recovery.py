@@ -18,9 +18,9 @@ import psutil
 import pytest
 from optuna.trial import TrialState
 
-from search.cli import storage
-from search.storage import VARIABLE, connected
-from search.tracking import Tracking
+from search.storage.database import VARIABLE, connected
+from search.study.compose import storage
+from search.tracking.tracking import Tracking
 from tests import postgres
 
 ROOT = Path(__file__).parent.parent

@@ -13,11 +13,12 @@ import pytest
 from mlflow.tracking import MlflowClient
 from rich.console import Console
 
-from search import insight, page, pareto, plots, report
-from search.record import TrialRecord
-from search.store import TrackingError
-from search.summary import Summary, read, said, than_dense
-from search.tracking import Tracking
+from search import report
+from search.front import insight, page, pareto, plots
+from search.front.summary import Summary, read, said, than_dense
+from search.tracking.tracking import Tracking
+from search.tracking.uri import TrackingError
+from search.trial.record import TrialRecord
 from tests import sweeps
 from tests.sweeps import failed, record
 

@@ -16,11 +16,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from search import cli, schedule
+from search import schedule
+from search.command import RefusedError
 from search.run import EXPERIMENTS
 from search.schedules.history import History, only_scheduler, scheduler_runs
 from search.schedules.recurring import FOLDER, Schedule, cron
-from search.words import RefusedError
+from search.study import compose
 from tests.recurring import DAILY, tiny
 
 
@@ -157,7 +158,7 @@ def test_overrides_reach_the_sweep_as_they_were_written() -> None:
         "executor.python": {},
     }
     words = Schedule(cron="0 3 * * *", study="smoke", overrides=overrides).words()
-    made = cli.composed(words, EXPERIMENTS)
+    made = compose.composed(words, EXPERIMENTS)
     assert made.study.constraints == ["accuracy_drop <= 0.25"]
     assert made.study.description == "it's, {odd}: [text]"
     assert (made.study.confirm.seeds, made.study.data.train_size) == (0, None)

@@ -14,10 +14,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from search.front.summary import existing
 from search.schedules import scheduler
 from search.schedules.history import History
 from search.schedules.recurring import Schedule
-from search.summary import existing
 from tests.recurring import DAILY, tiny
 
 ROOT = Path(__file__).parent.parent

@@ -11,9 +11,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from search.scribe import Scribe
-from search.store import TrackingError
-from search.tracking import Tracking
+from search.tracking.tracking import Tracking
+from search.tracking.uri import TrackingError
+from search.tracking.writer import Writer
 from tests.sweeps import record
 from tests.test_status import waited
 
@@ -30,7 +30,7 @@ def numbers(store: Path) -> list[int]:
 
 
 def test_all_is_written_when_it_is_closed(store: Path) -> None:
-    scribe = Scribe(store, "study", "a", tensorboard=True)
+    scribe = Writer(store, "study", "a", tensorboard=True)
     for number in range(12):
         scribe.log(record(number))
     scribe.close()
@@ -39,7 +39,7 @@ def test_all_is_written_when_it_is_closed(store: Path) -> None:
 
 
 def test_what_mlflow_refuses_is_raised_where_the_next_trial_is_handed_over(store: Path) -> None:
-    scribe = Scribe(store, "study", "a", tensorboard=False)
+    scribe = Writer(store, "study", "a", tensorboard=False)
     (store / "mlflow.db").write_text("no database")
     scribe._process.join(60)
     with pytest.raises(TrackingError, match=r"tracking: sqlite.*mlflow\.db.*run the same command again"):
@@ -49,14 +49,14 @@ def test_what_mlflow_refuses_is_raised_where_the_next_trial_is_handed_over(store
 
 
 def test_its_death_is_told_and_the_next_one_completes_what_it_left(store: Path) -> None:
-    scribe = Scribe(store, "study", "a", tensorboard=False)
+    scribe = Writer(store, "study", "a", tensorboard=False)
     scribe.log(record(0))
     assert waited(lambda: numbers(store) == [0])
     scribe._process.kill()
     scribe._process.join()
     with pytest.raises(TrackingError, match="was killed; run the same command again"):
         scribe.log(record(1))
-    again = Scribe(store, "study", "a", tensorboard=False)
+    again = Writer(store, "study", "a", tensorboard=False)
     for number in range(3):
         again.log(record(number))
     again.close()
@@ -66,10 +66,10 @@ def test_its_death_is_told_and_the_next_one_completes_what_it_left(store: Path) 
 DRIVER = """
 import sys, time
 from pathlib import Path
-from search.scribe import Scribe
+from search.tracking.writer import Writer
 from tests.sweeps import record
 if __name__ == "__main__":
-    scribe = Scribe(Path(sys.argv[1]), "study", "a", False)
+    scribe = Writer(Path(sys.argv[1]), "study", "a", False)
     for number in range(60):  # more than may wait: some are written when the last is handed over
         scribe.log(record(number))
     print(scribe._process.pid, flush=True)
@@ -86,7 +86,7 @@ def test_it_ends_with_its_driver_and_leaves_its_place_to_the_next(store: Path, t
         process = psutil.Process(int(driver.stdout.readline()))
         driver.kill()
         driver.wait()
-    scribe = Scribe(store, "study", "a", tensorboard=False)  # at once, as an impatient user would
+    scribe = Writer(store, "study", "a", tensorboard=False)  # at once, as an impatient user would
     for one in range(60):
         scribe.log(record(one))
     scribe.close()

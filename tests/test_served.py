@@ -24,11 +24,12 @@ from mlflow.tracking import MlflowClient
 
 from runtimes import litert, onnxruntime
 from runtimes.base import Artifact
-from search import pick, registry
-from search.store import store_uri
+from search import pick
+from search.tracking import registry
+from search.tracking.uri import store_uri
+from tasks.mnist import data
+from tasks.mnist.data import MEAN, STD
 from tests.linear import LinearTrainer, config, fitted, searched
-from trainers import data
-from trainers.data import MEAN, STD
 
 IMAGE = [[0] * 28] * 28
 pytestmark = [pytest.mark.timeout(900), pytest.mark.cluster]  # the first test waits for two sweeps

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from search.parse import parse
-from search.space import SpaceError, nest
+from search.study.parse import parse
+from search.study.space import SpaceError, nest
 from trainers.base import capabilities, check
 from trainers.recipe import Distillation, FineTuning, Recipe, flatten
 
@@ -75,7 +75,7 @@ def test_a_reference_is_a_point_of_the_space_with_its_switches_off() -> None:
     study = optuna.create_study()
     study.enqueue_trial(params)
     recipe = space.suggest(study.ask())
-    assert recipe.words() == "channel 50 %"
+    assert recipe.describe() == "channel 50 %"
 
 
 @pytest.mark.parametrize(

@@ -15,11 +15,12 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from search import live, status
-from search.config import check
-from search.display import Display
-from search.live import Live
-from search.study import Sweep
+from search import status
+from search.study.config import check
+from search.sweep import heartbeat
+from search.sweep.display import Display
+from search.sweep.heartbeat import Heartbeat
+from search.sweep.sweep import Sweep
 from tests.test_study import RAW, record, study
 
 ROOT = Path(__file__).parent.parent
@@ -29,9 +30,9 @@ def address(root: Path) -> str:
     return f"sqlite:///{root}/optuna.db"
 
 
-def beating(root: Path, sweep: Sweep) -> tuple[Live, Display]:
+def beating(root: Path, sweep: Sweep) -> tuple[Heartbeat, Display]:
     display = Display(8, 0, ["accuracy"], Console(file=(root / "display").open("w")))
-    return Live(check({"study": RAW, "root": root}), sweep, display, 2), display
+    return Heartbeat(check({"study": RAW, "root": root}), sweep, display, 2), display
 
 
 def shown(root: Path, *words: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
@@ -50,7 +51,7 @@ def waited(condition: Any) -> bool:
 def test_it_says_what_runs_while_it_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(live, "EVERY", 0.1)
+    monkeypatch.setattr(heartbeat, "EVERY", 0.1)
     monkeypatch.setenv("COLUMNS", "200")
     sweep = Sweep.open(study(), address(tmp_path))
     beat, display = beating(tmp_path, sweep)
@@ -63,7 +64,7 @@ def test_it_says_what_runs_while_it_runs(
         sweep.tell(asked, failed)
         display.started(3, "trial 3: channel 50 %")
         display.progress(3, "fine-tune", 0.25)
-        assert waited(lambda: "fine-tune" in sweep.optuna.user_attrs.get("live", ""))
+        assert waited(lambda: "fine-tune" in sweep.study.user_attrs.get("live", ""))
         code, out, _ = shown(tmp_path, "study=tiny", capsys=capsys)
         assert code == 0
         for word in ("tiny-001", "running: search", "3 of 8", "1 of 2 busy", "channel 50 %", "fine-tune", "25 %"):

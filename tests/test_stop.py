@@ -14,12 +14,13 @@ from typing import Any
 
 import pytest
 
-from search import cli, drive
-from search.executor import InlineExecutor
-from search.objective import evaluate
-from search.stop import Stop, Terminated, shielded
-from search.study import Sweep
-from search.summary import existing
+from search.executors.executor import InlineExecutor
+from search.front.summary import existing
+from search.signals import Stop, Terminated, shielded
+from search.study import compose
+from search.sweep import driver
+from search.sweep.sweep import Sweep
+from search.trial.objective import evaluate
 from tests.linear import LinearTrainer, config, searched
 from tests.test_recovery import heed_sigint
 
@@ -63,9 +64,9 @@ def test_trials_that_take_longer_than_the_grace_are_tried_again(
     stop = Stop()
     endless = Endless(lambda: stop._signalled(signal.SIGTERM, None))
     with monkeypatch.context() as changed:
-        changed.setattr(drive, "start", lambda *args: endless)
+        changed.setattr(driver, "start", lambda *args: endless)
         with pytest.raises(Terminated):
-            drive.run(settings, Sweep.open(settings.study, cli.storage(root)), stop)
+            driver.run(settings, Sweep.open(settings.study, compose.storage(root)), stop)
     assert existing(root, "lucky").about("lucky-001")["status"] == "KILLED"
     sweep = searched(settings)
     assert len(sweep.records()) == settings.study.budget.trials

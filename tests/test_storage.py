@@ -17,10 +17,10 @@ import pytest
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
-from search import storage
-from search.faults import SettingsError, SweepError
-from search.single import SingleWriter
-from search.study import Sweep, driver_lock
+from search.errors import SettingsError, SweepError
+from search.storage import database
+from search.storage.single_writer import SingleWriter
+from search.sweep.sweep import Sweep, driver_lock
 from tests import postgres
 from tests.postgres import PASSWORD, QUOTED, Server, free_port
 from tests.test_study import record, study
@@ -39,8 +39,8 @@ def url(server: Server, monkeypatch: pytest.MonkeyPatch) -> str:
     """The address of a new, empty database."""
     name = f"t{time.time_ns()}"
     server.sql(f"create database {name} owner pare;")
-    monkeypatch.setenv(storage.VARIABLE, server.url(name))
-    return storage.address(Path("unused"), "postgres")
+    monkeypatch.setenv(database.VARIABLE, server.url(name))
+    return database.address(Path("unused"), "postgres")
 
 
 WRONG = {
@@ -56,9 +56,9 @@ WRONG = {
 def test_an_address_that_is_none_is_a_usage_error_that_keeps_it_secret(
     given: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(storage.VARIABLE, given)
+    monkeypatch.setenv(database.VARIABLE, given)
     with pytest.raises(SettingsError) as error:
-        storage.address(Path("unused"), "postgres")
+        database.address(Path("unused"), "postgres")
     assert WRONG[given] in str(error.value)
     assert "s3cret" not in str(error.value)
 
@@ -75,13 +75,13 @@ def test_a_server_that_does_not_let_us_in_is_one_clear_message_within_seconds(
     server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     for reason, given in unreachable(server).items():
-        monkeypatch.setenv(storage.VARIABLE, given)
-        url = storage.address(tmp_path, "postgres")
+        monkeypatch.setenv(database.VARIABLE, given)
+        url = database.address(tmp_path, "postgres")
         with pytest.raises(SweepError, match=reason) as error, driver_lock(tmp_path, "tiny", url):
             pass
         assert "check the server and PARE_STORAGE_URL" in str(error.value)
         with pytest.raises(SweepError, match=reason):
-            storage.opened(url, read_only=True)
+            database.opened(url, read_only=True)
         assert QUOTED not in str(error.value)
         assert PASSWORD not in str(error.value)
         assert "wr0ng" not in str(error.value)
@@ -94,7 +94,7 @@ def test_the_command_line_ends_with_2_without_an_address_and_with_1_without_a_se
     ):
         done = subprocess.run(
             [sys.executable, "-m", "search.run", "study=smoke", "storage=postgres", f"root={tmp_path}"],
-            env=os.environ | {storage.VARIABLE: given},
+            env=os.environ | {database.VARIABLE: given},
             cwd=ROOT,
             capture_output=True,
             text=True,
@@ -109,12 +109,12 @@ def test_the_command_line_ends_with_2_without_an_address_and_with_1_without_a_se
 def test_without_psycopg_it_says_what_to_install(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "psycopg", None)
     with pytest.raises(SweepError, match=r"needs psycopg .*pip install -c constraints.txt 'psycopg\[binary\]'"):
-        storage.ServerHold(url, "tiny", 1)
+        database.ServerHold(url, "tiny", 1)
 
 
 def test_one_driver_per_study_across_machines_until_it_dies(url: str, tmp_path: Path) -> None:
     code = (
-        "import os, sys, time\nfrom pathlib import Path\nfrom search.study import driver_lock\n"
+        "import os, sys, time\nfrom pathlib import Path\nfrom search.sweep.sweep import driver_lock\n"
         "from search.storage import address\n"
         "with driver_lock(Path(sys.argv[1]), 'tiny', address(Path('unused'), 'postgres')):\n"
         "    print(os.getpid(), flush=True)\n    time.sleep(600)\n"
@@ -159,7 +159,7 @@ def test_a_server_that_restarts_in_mid_sweep_costs_nothing(
         server.start()
         third = sweep.ask()  # the lock is taken again before anything is asked
         with pytest.raises(SweepError, match="is running it"):
-            storage.ServerHold(url, "tiny", 1)
+            database.ServerHold(url, "tiny", 1)
         for asked, accuracy in ((second, 0.9), (third, 0.7)):
             sweep.tell(asked, record(asked, accuracy))
         assert [r.metrics["accuracy"] for r in Sweep.open(study(), url).records()] == [0.8, 0.9, 0.7]
@@ -173,7 +173,7 @@ def test_a_server_that_stays_away_is_a_clear_stop_and_another_drivers_turn_is_no
     with driver_lock(tmp_path, "tiny", url, patience=2) as hold:
         sweep = Sweep.open(study(), url, hold=hold)
         asked = sweep.ask()
-        assert isinstance(hold, storage.ServerHold)
+        assert isinstance(hold, database.ServerHold)
         hold._name = "pare 1@elsewhere"  # what makes this process another driver than the one below
         server.stop()
         try:
@@ -240,8 +240,8 @@ def test_memory_and_database_say_the_same(kind: str, url: str, tmp_path: Path) -
             running.append(asked)
             continue
         sweep.tell(asked, record(asked, 0.8 + 0.01 * i, 0.02 * i))
-    stored = RDBStorage(place).get_all_trials(sweep.optuna._study_id)
-    known = sweep.optuna.get_trials()
+    stored = RDBStorage(place).get_all_trials(sweep.study._study_id)
+    known = sweep.study.get_trials()
     assert len(known) == len(stored) == 14
     for ours, theirs in zip(known, stored, strict=True):
         for name in ("number", "state", "values", "params", "distributions", "user_attrs", "_trial_id"):
@@ -256,7 +256,7 @@ def test_an_ask_that_is_cut_in_half_leaves_nothing(tmp_path: Path, monkeypatch: 
         patch.setattr(RDBStorage, "_set_trial_param", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt()))
         with pytest.raises(KeyboardInterrupt):
             sweep.ask()
-    assert RDBStorage(place).get_all_trials(sweep.optuna._study_id) == []
+    assert RDBStorage(place).get_all_trials(sweep.study._study_id) == []
     asked = sweep.ask()
     assert asked.number == 0
     sweep.tell(asked, record(asked))

@@ -11,11 +11,11 @@ import pytest
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
-from search.config import Study, check
-from search.faults import SettingsError, SweepError
-from search.record import TrialRecord
-from search.sampler import TPESampler
-from search.study import Asked, Sweep, driver_lock, sweep_names
+from search.errors import SettingsError, SweepError
+from search.study.config import Study, check
+from search.study.sampler import TPESampler
+from search.sweep.sweep import PendingTrial, Sweep, driver_lock, sweep_names
+from search.trial.record import TrialRecord
 
 RAW: dict[str, Any] = {
     "name": "tiny",
@@ -40,7 +40,7 @@ def study(**changes: Any) -> Study:
     return check({"study": {**RAW, **changes}}).study
 
 
-def record(asked: Asked, accuracy: float = 0.9, drop: float = 0.05) -> TrialRecord:
+def record(asked: PendingTrial, accuracy: float = 0.9, drop: float = 0.05) -> TrialRecord:
     metrics = {"accuracy": accuracy, "latency_ms": 1.0, "accuracy_drop": drop}
     plain = asked.recipe.to_dict()
     return TrialRecord(asked.number, "complete", asked.start_ms, asked.start_ms + 1, recipe=plain, metrics=metrics)
@@ -52,7 +52,7 @@ def test_references_come_first_and_once(storage: str) -> None:
     assert again.name == sweep.name == "tiny-001"
     first = [again.ask() for _ in range(4)]
     assert [a.reference for a in first] == ["dense", "half", None, None]
-    assert [a.recipe.words() for a in first[:2]] == ["dense fp32", "unstructured 50 %"]
+    assert [a.recipe.describe() for a in first[:2]] == ["dense fp32", "unstructured 50 %"]
 
 
 def test_a_sweep_goes_on_with_its_own_settings_only(storage: str) -> None:
@@ -63,9 +63,9 @@ def test_a_sweep_goes_on_with_its_own_settings_only(storage: str) -> None:
     ):
         Sweep.open(study(dense={"epochs": 9}), storage)
     # As an earlier version stored it, which knew no such field: it had the default.
-    stored = sweep.optuna.user_attrs["settings"]
+    stored = sweep.study.user_attrs["settings"]
     del stored["dense"]["epochs"]
-    sweep.optuna.set_user_attr("settings", stored)
+    sweep.study.set_user_attr("settings", stored)
     Sweep.open(study(), storage)
 
 
@@ -78,7 +78,7 @@ def test_a_killed_driver_loses_nothing_and_repeats_only_what_was_running(storage
     assert [r.metrics["accuracy"] for r in resumed.records()] == [0.9, 0.8]
     again = resumed.ask()
     assert again.recipe == running.recipe
-    states = [t.state for t in resumed.optuna.get_trials()]
+    states = [t.state for t in resumed.study.get_trials()]
     assert states == [TrialState.COMPLETE, TrialState.COMPLETE, TrialState.FAIL, TrialState.RUNNING]
 
 
@@ -86,7 +86,7 @@ def test_recovering_twice_enqueues_once(storage: str) -> None:
     Sweep.open(study(), storage).ask()
     for _ in range(3):
         sweep = Sweep.open(study(), storage)
-    waiting = [t for t in sweep.optuna.get_trials() if t.state == TrialState.WAITING]
+    waiting = [t for t in sweep.study.get_trials() if t.state == TrialState.WAITING]
     assert [t.user_attrs.get("reference") for t in waiting] == ["half", "dense"]
 
 
@@ -105,7 +105,7 @@ def test_constraints_reach_optuna(storage: str) -> None:
     for drop in (0.05, 0.2):
         asked = sweep.ask()
         sweep.tell(asked, record(asked, 0.9 + drop, drop))
-    assert [t.number for t in sweep.optuna.best_trials] == [0]
+    assert [t.number for t in sweep.study.best_trials] == [0]
     assert sweep.violations({"accuracy_drop": 0.2}) == {"accuracy_drop <= 0.1": pytest.approx(0.1)}
 
 
@@ -175,7 +175,7 @@ def test_what_the_driver_remembers_is_what_optuna_reads_from_the_database(storag
             told = replace(told, state="failed", reason="the loss is NaN", metrics={})
         sweep.tell(asked, told)
     sweep.ask()
-    remembered = sweep.optuna.get_trials(deepcopy=False)
+    remembered = sweep.study.get_trials(deepcopy=False)
     read = optuna.load_study(study_name=sweep.name, storage=storage).get_trials()
     assert [t.state for t in read] == [TrialState.COMPLETE] * 5 + [TrialState.FAIL] + [TrialState.COMPLETE] * 2 + [
         TrialState.RUNNING

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from search import schedule
-from search.config import Executor
 from search.schedules.recurring import FOLDER
+from search.study.config import Executor
 
 UNITS = sorted((Path(__file__).parent.parent / "deploy" / "systemd").glob("pare-*"))
 SERVICES = [path for path in UNITS if path.suffix == ".service"]

@@ -14,10 +14,10 @@ import pytest
 
 from runtimes import litert
 from runtimes.base import Artifact
+from tasks.mnist.data import DataSet, normalized
+from tasks.mnist.data import load as load_data
 from tests.trainer_workers import in_worker
 from trainers.base import Dense, DenseSpec, Job, load, narrowed
-from trainers.data import DataSet, normalized
-from trainers.data import load as load_data
 from trainers.recipe import Distillation, FineTuning, Pruning, Quantization, Recipe
 
 ROOT = Path(__file__).parent.parent

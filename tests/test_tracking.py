@@ -11,10 +11,10 @@ import pandas as pd
 import pytest
 from mlflow.tracking import MlflowClient
 
-import search.tracking
-from search.record import Outcome, TrialRecord
-from search.store import TrackingError
-from search.tracking import Tracking, studies
+import search.tracking.tracking
+from search.tracking.tracking import Tracking, studies
+from search.tracking.uri import TrackingError
+from search.trial.record import Outcome, TrialRecord
 from tests import sweeps
 from tests.sweeps import START, failed, record
 

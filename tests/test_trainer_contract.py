@@ -18,10 +18,10 @@ import pytest
 
 import runtimes.base
 from runtimes.base import FORMATS, Artifact
+from tasks.mnist.data import DataSet, normalized
+from tasks.mnist.data import load as load_data
 from tests.trainer_workers import in_worker
 from trainers.base import TRAINERS, Compressed, Dense, DenseSpec, Job, Trainer, TrainingError, load
-from trainers.data import DataSet, normalized
-from trainers.data import load as load_data
 from trainers.recipe import Distillation, FineTuning, Pruning, Quantization, Recipe, RecipeError
 
 MODEL = "lenet300"

@@ -16,9 +16,9 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from search import ui
-from search.summary import summarize
-from search.tracking import Tracking
-from search.words import UsageError
+from search.command import UsageError
+from search.front.summary import summarize
+from search.tracking.tracking import Tracking
 from tests import sweeps
 from tests.sweeps import failed, record
 

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
+from search.front.summary import existing
 from search.schedules import verdict, webhook
 from search.schedules.history import History
 from search.schedules.recurring import Webhook, read
-from search.summary import existing
 from tests.linear import LinearTrainer, config, searched
 from tests.recurring import DAILY
 

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from trainers.data import DataSet
+from tasks.mnist.data import DataSet
 from trainers.recipe import Recipe, RecipeError, choice
 
 

@@ -165,7 +165,7 @@ class Recipe:
         """First 16 hex digits of the sha256 of the canonical recipe."""
         return digest_of(self.canonical().to_dict())
 
-    def words(self) -> str:
+    def describe(self) -> str:
         """The recipe as people say it: `channel 62 % · qat int8 · T 4.1`."""
         said = []
         if self.pruning.granularity == "n_m":

@@ -17,8 +17,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import IO, Any
 
+from search.command import RefusedError
 from search.schedules.recurring import Schedule
-from search.words import RefusedError
 
 # waiting -> running -> finished or failed; interrupted ones go on at the scheduler's next start.
 UNDER_WAY = ("waiting", "running", "interrupted")

@@ -15,7 +15,7 @@ import yaml
 from apscheduler.triggers.cron import CronTrigger
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from search.words import UsageError
+from search.command import UsageError
 
 FOLDER = Path(__file__).parents[2] / "experiments" / "schedule"
 DAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
@@ -269,7 +269,7 @@ def _read(path: Path) -> tuple[Schedule | None, list[str]]:
     try:
         schedule = Schedule.model_validate(raw)
     except ValidationError as error:
-        from search.config import messages
+        from search.study.config import messages
 
         return None, [text.replace("=...", ": ...") for text in messages(error, Schedule)]
     return schedule, [*_names(path), *_cross(schedule)]

@@ -29,7 +29,7 @@ from apscheduler.schedulers.base import BaseScheduler
 from search.schedules.history import History, Run
 from search.schedules.recurring import Schedule
 from search.schedules.verdict import WORSE
-from search.stop import FOLLOW
+from search.signals import FOLLOW
 
 KILLED_AT_MOST = 5  # times that a sweep takes its scheduler down with it before it is given up
 _Say = Callable[[str], None]

@@ -14,16 +14,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from search.command import RefusedError, UsageError, command, settings
 from search.schedules.history import History, Run
 from search.schedules.recurring import FOLDER, Schedule, one
-from search.store import TrackingError, store_uri
-from search.words import RefusedError, UsageError, command, settings
+from search.tracking.uri import TrackingError, store_uri
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from search.compare import Comparison
-    from search.summary import Summary
+    from search.front.summary import Summary
 
 HELP = """\
 Compare the sweep of a scheduled run with the last one, mark it in the record, tell the schedule's webhook.
@@ -41,7 +41,8 @@ FIRST = "nothing to compare with yet"
 
 def judge(root: Path, history: History, run: Run, against: str) -> tuple[str, bool, Summary | None, Comparison | None]:
     """(verdict, whether worse, the sweep, the comparison if there was one) of a run whose sweep has ended."""
-    from search import compare, summary
+    from search import compare
+    from search.front import summary
 
     assert run.sweep is not None
     study = run.sweep.rpartition("-")[0]
@@ -58,7 +59,7 @@ def judge(root: Path, history: History, run: Run, against: str) -> tuple[str, bo
 
 def _before(root: Path, history: History, run: Run, study: str) -> str | None:
     """The last sweep that this schedule finished, or else the one before this in the study."""
-    from search import summary
+    from search.front import summary
 
     assert run.sweep is not None
     recorded = summary.existing(root, study).sweeps()
@@ -118,7 +119,7 @@ def settle(root: Path, history: History, run: Run, schedule: Schedule | None) ->
     """Compare, mark and tell; the run's row says what was found. `schedule`: None when its file has gone."""
     sweep, found = None, None
     if run.exit_code == 0 and run.sweep:
-        from search import summary
+        from search.front import summary
 
         about = summary.existing(root, run.sweep.rpartition("-")[0]).about(run.sweep)
         if about["status"] != "FINISHED":
@@ -136,7 +137,7 @@ def settle(root: Path, history: History, run: Run, schedule: Schedule | None) ->
 
 
 def _mark(root: Path, run: Run, found: Comparison | None) -> None:
-    from search.tracking import Tracking
+    from search.tracking.tracking import Tracking
 
     assert run.sweep is not None
     tags = {"pare.schedule": run.schedule, "pare.verdict": str(run.verdict), "pare.worse": str(bool(run.worse)).lower()}

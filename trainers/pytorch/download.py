@@ -1,6 +1,6 @@
 """`python -m trainers.pytorch.download FOLDER`: the original MNIST files through torchvision.
 
-A program of its own, because the driver reads `trainers.data` and must never import torch.
+A program of its own, because the driver reads `tasks.mnist.data` and must never import torch.
 """
 
 from __future__ import annotations

@@ -12,8 +12,8 @@ from typing import Protocol
 import torch
 from torch import fx, nn
 
+from tasks.mnist.data import DataSet, Split, normalized
 from trainers.base import Job, TrainingError
-from trainers.data import DataSet, Split, normalized
 from trainers.recipe import RecipeError
 
 DEVICES = ("auto", "cpu", "cuda")

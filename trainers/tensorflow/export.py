@@ -9,8 +9,8 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 
+from tasks.mnist.data import normalized
 from trainers.base import Job
-from trainers.data import normalized
 
 CALIBRATION_IMAGES = 500
 

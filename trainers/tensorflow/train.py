@@ -17,8 +17,8 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 
+from tasks.mnist.data import normalized
 from trainers.base import Job, TrainingError
-from trainers.data import normalized
 from trainers.recipe import Distillation
 from trainers.tensorflow import distill
 

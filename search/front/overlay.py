@@ -1,0 +1,140 @@
+"""Two sweeps' fronts in one chart, which says where the newer is better or worse beyond noise: HTML and PNG."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from plotly.subplots import make_subplots
+
+from search.compare import Comparison
+from search.front import pareto
+from search.front.picture import ends
+from search.front.plots import FONT, GREY, GRID, INK, bars, hover, label, shown, turn
+from search.trial.record import metric
+
+
+@dataclass(frozen=True)
+class _Series:
+    """Rows drawn alike: points in `fill`, joined by a `line` to the stairs of their front, or rings."""
+
+    name: str
+    rows: pd.DataFrame
+    colour: str
+    fill: str = ""
+    line: str = ""
+
+
+def _series(found: Comparison) -> Iterator[_Series]:
+    """Both fronts, and over them rings around what moved beyond noise."""
+    yield _Series(f"{found.older.sweep}, the older", found.older.front, "#7a7a7a", "white", "dash")
+    yield _Series(f"{found.newer.sweep}, the newer", found.newer.front, "#0072b2", "#0072b2", "solid")
+    yield _Series("gained beyond noise", found.gained, "#009e73")
+    yield _Series("lost beyond noise", found.lost, "#d55e00")
+
+
+def pairs(found: Comparison) -> list[tuple[str, str]]:
+    """(x, y) of the panels: latency as the ratio to each sweep's own dense baseline, which no drift moves."""
+    return [("latency_ratio" if x == "latency_ms" else x, y) for x, y in found.older.pairs if x != "number"]
+
+
+def chart(found: Comparison) -> go.Figure:
+    """One panel per further objective; hovering a point names its recipe."""
+    drawn = pairs(found)
+    figure = make_subplots(cols=max(1, len(drawn)), horizontal_spacing=0.09)
+    for column, (x, y) in enumerate(drawn, 1):
+        for one in _series(found):
+            for trace in _traces(one, x, y):
+                figure.add_trace(trace.update(showlegend=bool(trace.showlegend) and column == 1), row=1, col=column)
+        figure.update_xaxes(title=label(x), row=1, col=column)
+        figure.update_yaxes(title=label(y), row=1, col=column)
+    axes = {"gridcolor": GRID, "linecolor": GREY, "zeroline": False, "ticks": "outside", "tickcolor": GREY}
+    figure.update_xaxes(**axes)
+    figure.update_yaxes(**axes)
+    return figure.update_layout(
+        title={"text": found.title, "x": 0, "xref": "paper", "font": {"size": 17}},
+        height=560,
+        font={"family": FONT, "size": 14, "color": INK},
+        plot_bgcolor="white",
+        paper_bgcolor="white",
+        legend={"orientation": "h", "y": -0.18, "yanchor": "top", "x": 0},
+    )
+
+
+def _traces(one: _Series, x: str, y: str) -> Iterator[go.Scatter]:
+    if one.rows.empty:
+        return
+    if one.line:
+        stairs, line = _stairs(one.rows, x, y), {"color": one.colour, "width": 1.5, "dash": one.line, "shape": turn(x)}
+        way = {"mode": "lines", "line": line, "showlegend": False, "hoverinfo": "skip"}
+        yield go.Scatter(x=shown(stairs, x), y=shown(stairs, y), **way)
+    ring = {"symbol": "circle-open", "size": 22, "color": one.colour, "line": {"width": 2.5}}
+    point = {"color": one.fill, "size": 11, "line": {"color": one.colour, "width": 1.5}}
+    yield go.Scatter(
+        x=shown(one.rows, x),
+        y=shown(one.rows, y),
+        mode="markers",
+        name=one.name,
+        marker=point if one.line else ring,
+        text=[hover(row, one.name) for _, row in one.rows.iterrows()],
+        hovertemplate="%{text}<extra></extra>",
+        showlegend=True,
+        **({"error_x": bars(one.rows, x), "error_y": bars(one.rows, y)} if one.line else {}),
+    )
+
+
+def _stairs(rows: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
+    """The rows that are a front in these two objectives alone, from left to right."""
+    kept = pareto.front(rows[[x, y]].to_numpy(dtype=float), (metric(x).direction, metric(y).direction))
+    return rows[kept].sort_values(x)
+
+
+def picture(found: Comparison) -> Figure:
+    """The same for mails and MLflow's preview."""
+    drawn = pairs(found)
+    figure = Figure(figsize=(7.2 * max(1, len(drawn)), 5.6), dpi=120, layout="constrained")
+    figure.suptitle(found.title, fontsize=13)
+    panels = np.atleast_1d(figure.subplots(1, max(1, len(drawn))))
+    for axes, (x, y) in zip(panels, drawn, strict=False):
+        for one in _series(found):
+            _draw(axes, one, x, y)
+        axes.set(xlabel=label(x), ylabel=label(y))
+        axes.grid(color=GRID, linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+    handles, names = panels[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+    return figure
+
+
+def _draw(axes: Axes, one: _Series, x: str, y: str) -> None:
+    if one.rows.empty:
+        return
+    if one.line:
+        stairs = _stairs(one.rows, x, y)
+        style: dict[str, Any] = {"where": "post" if turn(x) == "hv" else "pre", "color": one.colour, "linewidth": 1.2}
+        axes.step(shown(stairs, x), shown(stairs, y), linestyle="--" if one.line == "dash" else "-", zorder=1, **style)
+        for _, row in one.rows.iterrows():
+            at = shown(row, x)[0], shown(row, y)[0]
+            spread: dict[str, Any] = {"xerr": ends(row, x), "yerr": ends(row, y), "ecolor": one.colour}
+            axes.errorbar(*at, fmt="none", **spread, linewidth=1, capsize=2, zorder=2)
+    style = {"s": 45, "linewidth": 1.2} if one.line else {"s": 230, "linewidth": 2}
+    where = shown(one.rows, x), shown(one.rows, y)
+    axes.scatter(*where, facecolor=one.fill or "none", edgecolor=one.colour, label=one.name, zorder=3, **style)
+
+
+def write(found: Comparison, path: Path) -> None:
+    """Write the overlay to `path`, as its suffix says: .html, which holds plotly.js, or .png."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".png":
+        picture(found).savefig(path, metadata={"Software": None})
+    else:
+        config = {"responsive": True, "displayModeBar": False}
+        path.write_text(chart(found).to_html(include_plotlyjs=True, config=config), encoding="utf-8")

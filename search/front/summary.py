@@ -1,0 +1,272 @@
+"""A sweep as recorded, read once for table, plots and page: its trials, their front, the knee, the hypervolume."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from search.front import pareto
+from search.tracking.tracking import Tracking, studies
+from search.tracking.uri import TrackingError, store_uri
+from search.trial.record import Metric, metric
+
+# What a front is shown by when the sweep's objectives were not recorded.
+_USUAL = ("accuracy", "latency_ms", "size_bytes")
+
+
+@dataclass(frozen=True)
+class Summary:
+    """`trials`: Tracking.trials, with the columns `on_front` and `knee` (bool) judged from the values themselves.
+
+    Where a trial was confirmed its metrics are the confirmed means with `NAME_low` and `NAME_high`, what the search
+    had found is in `search/NAME`, and `test_accuracy` is there; the front is then the confirmed one.
+
+    `objectives`: metric names, the first is drawn upwards. `hypervolume`: columns number, end_ms, hypervolume; up to
+    the reference point that the sweep recorded, or else the worst value of each objective (`recorded` is then
+    False: such volumes cannot be compared between sweeps). `nearest`: number of the trial that misses the
+    constraints least, when none meets them. `unconfirmed`: trials of the search's front that confirmation left out.
+    `earlier`: name and hypervolume of the sweep before, if it had the same objectives and a reference is recorded.
+    """
+
+    study: str
+    sweep: str
+    about: dict[str, Any]
+    objectives: list[str]
+    trials: pd.DataFrame
+    hypervolume: pd.DataFrame
+    recorded: bool
+    nearest: int | None
+    unconfirmed: int = 0
+    earlier: tuple[str, pd.DataFrame] | None = None
+
+    @property
+    def front(self) -> pd.DataFrame:
+        """The front's rows, the best in the first objective first."""
+        rows = self.trials[self.trials["on_front"]]
+        return rows.sort_values(self.objectives[0], ascending=metric(self.objectives[0]).direction == "minimize")
+
+    @property
+    def complete(self) -> pd.DataFrame:
+        """The rows of the trials that were measured."""
+        return self.trials[self.trials["state"] == "complete"]
+
+    @property
+    def knee(self) -> pd.Series | None:
+        """The knee's row."""
+        found = self.trials[self.trials["knee"]]
+        return None if found.empty else found.iloc[0]
+
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """(x, y) of the charts: each further objective against the first."""
+        return [(name, self.objectives[0]) for name in self.objectives[1:]] or [("number", self.objectives[0])]
+
+    @property
+    def confirmed(self) -> pd.DataFrame:
+        """The rows whose recipes were trained again with fresh seeds."""
+        return self.trials[self.trials["confirmed"] != ""]
+
+    def counts(self) -> dict[str, int]:
+        """Trials by what came of them; a trial is counted once under complete, infeasible or failed."""
+        measured = self.complete
+        return {
+            "trials": len(self.trials),
+            "front": int(self.trials["on_front"].sum()),
+            "complete": len(measured),
+            "infeasible": int((~measured["feasible"].astype(bool)).sum()),
+            "failed": int((self.trials["state"] == "failed").sum()),
+        }
+
+
+def read(root: Path, study: str, sweep: str | None = None) -> Summary:
+    """The recorded sweep (the newest by default); raises TrackingError naming what is recorded if there is none."""
+    tracking = existing(root, study)
+    sweeps = tracking.sweeps()
+    if not sweeps:
+        raise TrackingError(f"study: nothing of {study!r} is recorded yet; run `python -m search.run study={study}`")
+    return summarize(tracking, sweep or sweeps[-1])
+
+
+def existing(root: Path, study: str) -> Tracking:
+    """The study's record, which must be there already: reading creates neither store nor experiment."""
+    uri = store_uri(root)
+    is_file = uri.startswith("sqlite:///")
+    known = studies(root) if not is_file or Path(uri.removeprefix("sqlite:///")).exists() else {}
+    if study not in known:
+        have = ", ".join(known) or "nothing yet"
+        raise TrackingError(f"study: {study!r} is not recorded in {uri}; recorded is: {have}")
+    return Tracking(root, study)
+
+
+def summarize(tracking: Tracking, sweep: str) -> Summary:
+    """What `tracking` holds of the sweep, judged anew: a sweep under way has a front too."""
+    about, trials = tracking.about(sweep), tracking.trials(sweep)
+    for name in ("state", "words", "reason", "reference", "confirmed"):
+        trials[name] = trials.get(name, pd.Series(dtype=str))
+    trials["feasible"] = trials.get("feasible", pd.Series(dtype=bool)).astype(bool)
+    objectives = about["objectives"] or [name for name in _USUAL if name in trials]
+    trials = trials.assign(**{name: np.nan for name in objectives if name not in trials})
+    directions = [metric(name).direction for name in objectives]
+    judged = _judged(trials, objectives)
+    curve = _curve(trials, objectives, about["reference"] or _worst(judged, directions))
+    earlier = _earlier(tracking, sweep, objectives, about["reference"], trials)
+    raw = pareto.front(judged, directions)
+    trials = _confirm(trials)
+    again = (trials["confirmed"] != "").to_numpy()
+    member = (trials["confirmed"] == "front").to_numpy() if again.any() else raw
+    trials["on_front"] = member
+    values = trials[objectives].to_numpy(dtype=float)
+    trials["knee"] = trials.index == pareto.knee(np.where(member[:, None], values, np.nan), directions)
+    nearest = None if member.any() else _nearest(trials[again] if again.any() else trials)
+    left_out = int((raw & ~again).sum()) if again.any() else 0
+    recorded = about["reference"] is not None
+    return Summary(tracking.study, sweep, about, objectives, trials, curve, recorded, nearest, left_out, earlier)
+
+
+def _judged(trials: pd.DataFrame, objectives: list[str]) -> np.ndarray:
+    """float64 [trials, objectives] as the search found them; NaN for those that count for nothing."""
+    usable = (trials["state"] == "complete") & trials["feasible"].astype(bool)
+    return np.where(usable.to_numpy()[:, None], trials[objectives].to_numpy(dtype=float), np.nan)
+
+
+def _curve(trials: pd.DataFrame, objectives: list[str], reference: list[float]) -> pd.DataFrame:
+    """Columns number, end_ms, hypervolume: what the trials up to each one dominate."""
+    directions = [metric(name).direction for name in objectives]
+    curve = pd.DataFrame({"number": trials["number"], "end_ms": trials.get("end_ms", pd.Series(dtype=float))})
+    curve["hypervolume"] = pareto.hypervolume_curve(_judged(trials, objectives), directions, reference)
+    # A run that a killed driver left half logged has no end yet: its point follows when it is completed.
+    return curve.dropna()
+
+
+def _earlier(
+    tracking: Tracking, sweep: str, objectives: list[str], reference: list[float] | None, trials: pd.DataFrame
+) -> tuple[str, pd.DataFrame] | None:
+    """Name and curve of the sweep before, to this sweep's reference point and in its baselines' milliseconds."""
+    before = tracking.sweeps()
+    before = before[: before.index(sweep)]
+    if not before or reference is None or tracking.about(before[-1])["objectives"] != objectives:
+        return None
+    old = tracking.trials(before[-1])
+    if any(name not in old for name in (*objectives, "state", "feasible")):
+        return None
+    if "latency_ms" in objectives:
+        # The machine was another, or in another mood: the ratio to the dense file holds.
+        own = trials.assign(dense=trials["latency_ms"] / trials["latency_ratio"]).groupby(["trainer", "model"])["dense"]
+        dense = old[["trainer", "model"]].apply(tuple, axis=1).map(own.median().to_dict())
+        old = old.assign(latency_ms=old["latency_ratio"] * dense)
+    return before[-1], _curve(old, objectives, reference)
+
+
+def _confirm(trials: pd.DataFrame) -> pd.DataFrame:
+    """The confirmed figures in place of the search's, which move to `search/NAME`; feasible is what they say."""
+    again = (trials["confirmed"] != "").to_numpy()
+    found = {name: str(name).removeprefix("confirmed/") for name in trials.filter(regex="^confirmed/")}
+    promised = {f"search/{own}": trials[own].where(again) for own in found.values() if own in trials}
+    taken = {own: trials[name].where(again, trials.get(own, np.nan)) for name, own in found.items()}
+    new = pd.DataFrame(promised | taken, index=trials.index)
+    trials = pd.concat([trials.drop(columns=[*found, *new.columns.intersection(trials.columns)]), new], axis=1)
+    missed = _violations(trials)
+    return trials.assign(feasible=np.where(again, (missed <= 0).all(axis=1), trials["feasible"]).astype(bool))
+
+
+def shrinkage(summary: Summary) -> dict[str, tuple[float, float]]:
+    """Objective -> (the search's mean, the confirmed mean) over the confirmed trials: what luck had added."""
+    rows = summary.confirmed
+    pairs = {name: (rows.get(f"search/{name}"), rows[name]) for name in summary.objectives}
+    return {
+        n: (float(was.mean()), float(now.mean())) for n, (was, now) in pairs.items() if was is not None and len(rows)
+    }
+
+
+def _worst(values: np.ndarray, directions: list[str]) -> list[float]:
+    known = values[np.isfinite(values).all(axis=1)]
+    if not len(known):
+        return [0.0] * len(directions)
+    return [float(known[:, j].max() if d == "minimize" else known[:, j].min()) for j, d in enumerate(directions)]
+
+
+def _nearest(trials: pd.DataFrame) -> int | None:
+    measured = trials[trials["state"] == "complete"]
+    missed = _violations(measured)
+    row = pareto.nearest_feasible(missed)
+    return None if row is None or not missed.size else int(measured.iloc[row]["number"])
+
+
+def _violations(trials: pd.DataFrame) -> np.ndarray:
+    """float64 [trials, constraints]: how far each is beyond each constraint, kept where <= 0."""
+    values: np.ndarray = trials[_limits(trials)].to_numpy(dtype=float)
+    return values
+
+
+def _limits(trials: pd.DataFrame) -> list[str]:
+    """The columns that say how far trials are beyond a constraint: `violation/METRIC at most VALUE`."""
+    return [n for n in map(str, trials) if n.startswith("violation/") and not n.endswith(("_low", "_high"))]
+
+
+def interval(row: pd.Series, name: str) -> tuple[float, float] | None:
+    """(low, high) of the row's metric where it was measured with an interval."""
+    low, high = row.get(f"{name}_low", np.nan), row.get(f"{name}_high", np.nan)
+    return None if pd.isna(low) or pd.isna(high) else (float(low), float(high))
+
+
+def said(row: pd.Series, name: str) -> str:
+    """The row's metric as people read it, with its interval once it is confirmed; `–` when it was not measured."""
+    shown: Metric = metric(name)
+    if name not in row or pd.isna(row[name]):
+        return "–"
+    ends = interval(row, name) if row.get("confirmed") else None
+    half = max(ends[1] - row[name], row[name] - ends[0]) * shown.scale if ends else 0.0
+    text = shown.text(float(row[name]))
+    number, gap, unit = text.partition(" ")
+    spread = f"{half:,.{shown.digits}f}"
+    return f"{number} ± {spread}{gap}{unit}" if float(spread.replace(",", "")) else text
+
+
+def times(row: pd.Series, name: str) -> str:
+    """How many times smaller the value is than the dense model's, from its measured ratio: `4.2 ×`."""
+    ratio = row.get(name, np.nan)
+    return "–" if pd.isna(ratio) or ratio <= 0 else f"{1 / ratio:.1f} ×" if ratio > 0.1 else f"{1 / ratio:.0f} ×"
+
+
+def than_dense(row: pd.Series) -> str:
+    """`2.1 × faster, 4.2 × smaller` than the dense model, of what was measured; within 5 % counts as equal."""
+    parts = []
+    for name, better, worse, equal in (
+        ("latency_ratio", "faster", "slower", "as fast"),
+        ("size_ratio", "smaller", "larger", "as large"),
+    ):
+        ratio = float(row.get(name, np.nan))
+        if ratio > 0:
+            times_said = f"{max(ratio, 1 / ratio):.{1 if ratio > 0.1 else 0}f} × {better if ratio < 1 else worse}"
+            parts.append(equal if 0.95 < ratio < 1.05 else times_said)
+    return ", ".join(parts)
+
+
+def shrunk(summary: Summary) -> str:
+    """`validation accuracy 99.01 % in the search, 98.87 % confirmed`, in the mean over the confirmed trials."""
+    return "; ".join(
+        f"{metric(name).title.lower()} {metric(name).text(was)} in the search, {metric(name).text(now)} confirmed"
+        for name, (was, now) in shrinkage(summary).items()
+    )
+
+
+def nothing_feasible(summary: Summary) -> str:
+    """That no trial meets the constraints, and which one misses them least and by how much."""
+    again = " with fresh seeds" if len(summary.confirmed) else ""
+    found = summary.trials[summary.trials["number"] == summary.nearest]
+    if found.empty:
+        return f"No trial meets the constraints{again}."
+    row = found.iloc[0]
+    missed = [name.removeprefix("violation/").partition(" ") for name in _limits(summary.trials) if row[name] > 0]
+    figures = ", ".join(f"{metric(n).title.lower()} {said(row, n)}, asked: {rule}" for n, _, rule in missed)
+    return f"No trial meets the constraints{again}; nearest is trial {row['number']}, {row['words']}: {figures}."
+
+
+def unconfirmed(summary: Summary) -> str:
+    """How much of the search's front was left out of the confirmation."""
+    trials = "trial" if summary.unconfirmed == 1 else "trials"
+    return f"{summary.unconfirmed} more {trials} of the search's front left unconfirmed (study.confirm.candidates)."

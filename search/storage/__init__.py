@@ -1,0 +1,1 @@
+"""Where the Optuna studies are stored."""

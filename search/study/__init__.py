@@ -1,0 +1,1 @@
+"""What to search: a study's schema, its space and the sampler."""

@@ -1,0 +1,320 @@
+"""The schema of a study and of the command line around it; every mistake is reported at once.
+
+Hydra composes `experiments/`; a key misspelt inside a study file would pass it in silence, so pydantic forbids
+extra keys here. Rules that join fields (a runtime that cannot load what the trainer exports) stand in `_cross`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from runtimes.base import FORMATS
+from search.study.constraint import Constraint
+from search.study.parse import parse, unknown
+from search.study.space import Space, SpaceError
+from search.trial.record import METRICS
+from trainers.base import TRAINERS, DenseSpec, capabilities
+
+Positive = Annotated[int, Field(ge=1)]
+Device = Literal["auto", "cpu", "cuda"]
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot run; `problems` holds one message per mistake."""
+
+    def __init__(self, problems: list[str]):
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+class Section(BaseModel):
+    """A part of the configuration: keys it does not know are mistakes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Data(Section):
+    """`folder`: the original files, if you have them. The sizes take a stratified subset, for smoke studies."""
+
+    name: Literal["mnist"] = "mnist"
+    folder: str | None = None
+    train_size: Annotated[int, Field(ge=100, le=55_000)] | None = None
+    validation_size: Annotated[int, Field(ge=100, le=5_000)] | None = None
+
+
+class DenseTraining(Section):
+    """How the dense baselines and teachers are trained."""
+
+    epochs: Positive = 8
+    learning_rate: Annotated[float, Field(gt=0, le=10)] = 1e-3
+    batch_size: Positive = 128
+
+
+class Sampler(Section):
+    """`startup_trials`: random ones before the sampler's model is used; the references are counted."""
+
+    name: Literal["tpe", "gp", "nsga2", "random"] = "tpe"
+    startup_trials: Positive = 10
+
+
+class Budget(Section):
+    """The sweep ends when `trials` have finished, or `minutes` have passed in this call."""
+
+    trials: Positive
+    minutes: Annotated[float, Field(gt=0)] | None = None
+
+
+class Confirm(Section):
+    """When the search ends, the front and its `neighbours` nearest are trained again with `seeds` fresh seeds.
+
+    `candidates`: at most so many in all, spread over the front. `first_seed`: the seeds count from there; another one
+    confirms the same candidates anew. `seeds: 0` leaves the front as the search found it: optimistic.
+    """
+
+    seeds: Annotated[int, Field(ge=0, le=100)] = 3
+    neighbours: Annotated[int, Field(ge=0)] = 2
+    candidates: Positive | None = None
+    first_seed: Annotated[int, Field(ge=0, le=2**31 - 101)] = 1_000_000
+
+
+class Latency(Section):
+    """What is measured, and how long: until the ratio's 95 % interval is `target_rel_ci` wide, or `max_seconds`."""
+
+    batch: Annotated[list[Positive], Field(min_length=1)] = [1]
+    threads: Annotated[list[Positive], Field(min_length=1)] = [1]
+    target_rel_ci: Annotated[float, Field(ge=0.015, lt=1)] = 0.03
+    max_seconds: Annotated[float, Field(gt=0)] = 3.0
+
+
+class Study(Section):
+    """One file of experiments/study: what to search. `recipe` is read by search.parse.
+
+    `target`: the resource by which a Ray cluster's nodes say that latency may be measured there.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
+    description: str = ""
+    objectives: Annotated[list[str], Field(min_length=1)]
+    constraints: list[str] = []
+    recipe: dict[str, Any]
+    references: dict[str, dict[str, Any]] = {}
+    runtime: str | dict[str, str]
+    dense: DenseTraining = DenseTraining()
+    dense_of: dict[str, DenseTraining] = {}  # of single models that are trained otherwise, such as a larger teacher
+    data: Data = Data()
+    sampler: Sampler = Sampler()
+    budget: Budget
+    latency: Latency = Latency()
+    confirm: Confirm = Confirm()
+    seed: Annotated[int, Field(ge=0)] = 0
+    target: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:-]+$")] = "latency"
+
+    @property
+    def space(self) -> Space:
+        """The search space that `recipe` describes."""
+        return parse(self.recipe)
+
+    @property
+    def limits(self) -> list[Constraint]:
+        """The parsed constraints."""
+        return [Constraint.parse(text) for text in self.constraints]
+
+    def runtime_of(self, trainer: str) -> str:
+        """The runtime that serves this trainer's files."""
+        return self.runtime if isinstance(self.runtime, str) else self.runtime[trainer]
+
+    def dense_spec(self, trainer: str, model: str) -> DenseSpec:
+        """How this study trains the dense `model`."""
+        training = self.dense_of.get(model, self.dense)
+        return DenseSpec(trainer, model, **training.model_dump(), seed=self.seed)
+
+
+class Executor(Section):
+    """Where trials run. `workers: auto` is one per core; `trial_timeout` in seconds; workers are recycled.
+
+    `python`: the interpreter of a trainer's workers, where it is not the driver's. `grace`: seconds that running trials
+    have to finish after SIGTERM. Of `ray` alone: `address`, and what a worker takes of its node, `num_cpus` and
+    `num_gpus`; there `workers: auto` is as many as there is room for.
+    """
+
+    name: Literal["local", "ray", "inline"] = "local"
+    workers: Positive | Literal["auto"] = "auto"
+    trial_timeout: Annotated[float, Field(gt=0)] = 1800
+    trials_per_worker: Positive = 25
+    retries: Annotated[int, Field(ge=0, le=10)] = 1
+    grace: Annotated[float, Field(ge=0)] = 30
+    python: dict[Literal["pytorch", "tensorflow"], Path] = {}
+    address: str = "auto"
+    num_cpus: Annotated[float, Field(gt=0)] = 1
+    num_gpus: Annotated[float, Field(ge=0)] = 0
+
+
+class Storage(Section):
+    """Where the Optuna study lies. `patience`: seconds that a server may be away before the sweep stops."""
+
+    name: Literal["sqlite", "postgres"] = "sqlite"
+    patience: Annotated[float, Field(ge=0)] = 300
+
+
+class Tracking(Section):
+    """What is recorded besides MLflow's. `tensorboard`: an event file per trial under ROOT/tensorboard/SWEEP."""
+
+    tensorboard: bool = False
+
+
+class Config(Section):
+    """What `python -m search.run` is told. `sweep`: go on with this one instead of the study's newest."""
+
+    study: Study
+    executor: Executor = Executor()
+    storage: Storage = Storage()
+    tracking: Tracking = Tracking()
+    root: Path = Path("mlruns")
+    device: Device = "auto"
+    fresh: bool = False
+    sweep: str | None = None
+
+
+def check(raw: Mapping[str, Any]) -> Config:
+    """The composed configuration -> Config; raises ConfigError with every mistake in it."""
+    problems: list[str] = []
+    config: Config | None = None
+    try:
+        config = Config.model_validate(raw)
+    except ValidationError as error:
+        problems += messages(error)
+    study = raw.get("study")
+    if isinstance(study, Mapping):
+        problems += list(_read(study))
+    if config is None or problems:
+        raise ConfigError(list(dict.fromkeys(problems)))
+    problems = [*_cross(config.study), *_placed(config)]
+    if config.fresh and config.sweep:
+        problems.append(f"fresh: true starts a new sweep, sweep={config.sweep} goes on with one; write one of them")
+    if problems:
+        raise ConfigError(problems)
+    return config
+
+
+def _read(study: Mapping[str, Any]) -> Iterator[str]:
+    """Mistakes in what the schema leaves open: the recipe, objectives and constraints."""
+    if isinstance(study.get("recipe"), Mapping):
+        try:
+            parse(study["recipe"])
+        except SpaceError as error:
+            yield from error.problems
+    runtime = study.get("runtime")
+    for name in runtime.values() if isinstance(runtime, Mapping) else [runtime]:
+        if isinstance(name, str) and name not in FORMATS:
+            yield f"study.runtime: {name!r} is not a runtime; choose from {', '.join(FORMATS)}"
+    for trainer in runtime if isinstance(runtime, Mapping) else ():
+        if trainer not in TRAINERS:
+            yield unknown(f"study.runtime.{trainer}", str(trainer), list(TRAINERS))
+    objectives = study.get("objectives")
+    for index, name in enumerate(objectives if isinstance(objectives, list) else []):
+        if name not in METRICS:
+            yield unknown(f"study.objectives[{index}]", str(name), list(METRICS)).replace(
+                "no such field", f"{name!r} is not a metric"
+            )
+    if isinstance(objectives, list) and len(set(map(str, objectives))) < len(objectives):
+        yield f"study.objectives: {objectives} names a metric twice"
+    constraints = study.get("constraints")
+    for index, text in enumerate(constraints if isinstance(constraints, list) else []):
+        try:
+            Constraint.parse(str(text))
+        except ValueError as error:
+            yield f"study.constraints[{index}]: {error}"
+
+
+def _cross(study: Study) -> Iterator[str]:
+    space = study.space
+    for trainer in space.trainers():
+        if not isinstance(study.runtime, str) and trainer not in study.runtime:
+            yield f"study.runtime: names no runtime for the {trainer} trainer; add `{trainer}: ...`"
+            continue
+        runtime, formats = study.runtime_of(trainer), capabilities(trainer).formats
+        if FORMATS[runtime] not in formats:
+            able = [name for name, format in FORMATS.items() if format in formats]
+            yield (
+                f"study.runtime: {runtime!r} loads .{FORMATS[runtime]} files, which the {trainer} trainer does not "
+                f"write; choose from {', '.join(able)}"
+            )
+    trained = {*space.models(), *(str(teacher).rpartition("/")[2] for teacher in space.teachers())}
+    for model in study.dense_of:
+        if model not in trained:
+            yield unknown(f"study.dense_of.{model}", model, sorted(trained - {"baseline"}))
+    confirm = study.confirm
+    if confirm.first_seed <= study.seed < confirm.first_seed + confirm.seeds:
+        yield (
+            f"study.confirm.first_seed: {confirm.first_seed} would train again with study.seed {study.seed}, which the "
+            f"search has used; write another, such as {study.seed + 1_000_000}"
+        )
+    for name, partial in study.references.items():
+        try:
+            space.reference(partial)
+        except SpaceError as error:
+            yield from (f"study.references.{name}.{problem}" for problem in error.problems)
+
+
+def _placed(config: Config) -> Iterator[str]:
+    executor = config.executor
+    if executor.name != "ray":
+        for name in sorted(executor.model_fields_set & {"address", "num_cpus", "num_gpus"}):
+            yield f"executor.{name}: belongs to executor=ray; write executor=ray, or leave it out"
+        return
+    if importlib.util.find_spec("ray") is None:
+        yield "executor: 'ray' is not installed; run pip install 'pare[ray]', or write executor=local"
+    if not re.fullmatch(r"auto|local|(ray://)?[^/:\s]+:\d+", executor.address):
+        yield (
+            f"executor.address: {executor.address!r} is not an address; write auto, local, HOST:PORT of a cluster's "
+            "head, or ray://HOST:PORT of its client server"
+        )
+    for name, amount in (("num_cpus", executor.num_cpus), ("num_gpus", executor.num_gpus)):
+        if amount > 1 and amount != int(amount):
+            yield f"executor.{name}: {amount:g} must be a whole number above 1; Ray shares only what is below"
+    if config.device == "cuda" and not executor.num_gpus:
+        yield "executor.num_gpus: 0 hides every GPU from the workers, and device=cuda needs one; write e.g. 0.5"
+    if config.device == "cpu" and executor.num_gpus:
+        yield f"executor.num_gpus: {executor.num_gpus:g} would stay idle with device=cpu; write 0, or device=auto"
+
+
+def messages(error: ValidationError, schema: type[BaseModel] = Config) -> Iterator[str]:
+    """pydantic's errors in our words, one per field: field, value, rule, valid choices."""
+    found: dict[str, list[str]] = {}
+    values: dict[str, Any] = {}
+    for item in error.errors():
+        # Members of a union and of a dict's type are spelt out in the location; people write none of them.
+        location = [
+            p
+            for p in item["loc"]
+            if not (isinstance(p, str) and re.search(r"[\[\]()]|^(literal|int|str|constrained-.*)$", p))
+        ]
+        where = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in location).lstrip(".")
+        if item["type"] == "extra_forbidden":
+            yield unknown(where, str(location[-1]), _fields_at(location[:-1], schema))
+        elif item["type"] == "missing":
+            yield f"{where}: missing; write {where}=..."
+        else:
+            values[where] = item["input"]
+            rule = re.sub(r"a valid dictionary.*", "a mapping", item["msg"]).removeprefix("Input ")
+            found.setdefault(where, []).append(rule[0].lower() + rule[1:])
+    for where, rules in found.items():
+        yield f"{where}: {values[where]!r} is not valid; it {', or '.join(rules)}"
+
+
+def _fields_at(location: list[Any], schema: type[BaseModel]) -> list[str]:
+    """Names of the fields of the section at `location`."""
+    section: Any = schema
+    for part in location:
+        annotation = section.model_fields[part].annotation
+        nested = [a for a in (annotation, *get_args(annotation)) if isinstance(a, type) and issubclass(a, BaseModel)]
+        if not nested or get_origin(annotation) is dict:
+            return []
+        section = nested[0]
+    return list(section.model_fields)

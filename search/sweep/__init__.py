@@ -1,0 +1,1 @@
+"""One run of a study: asks, evaluates, tells, confirms."""

@@ -1,0 +1,95 @@
+"""Keeps MLflow in step with the sweep: what Optuna was told is logged, once, whatever happened in between."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from search import report
+from search.study.config import Config
+from search.sweep.confirm import Confirmed
+from search.sweep.sweep import Sweep
+from search.tracking import writer
+from search.tracking.tracking import Tracking
+from search.trial.objective import Baseline
+from search.trial.provenance import git_commit
+from search.trial.record import TrialRecord
+
+
+class Log:
+    """The record of one sweep. Opening it logs the trials that a killed driver had told Optuna but not MLflow.
+
+    Trials are written by a process of its own (scribe.py), or by this one where the search has but one.
+    """
+
+    def __init__(self, config: Config, sweep: Sweep):
+        self._config = config
+        self._sweep = sweep
+        self._tracking = Tracking(config.root, config.study.name)
+        plain = config.study.model_dump(mode="json")
+        self._tracking.start_sweep(
+            sweep.name,
+            plain,
+            {"pare.git_commit": git_commit(), "pare.description": config.study.description},
+            config.study.objectives,
+        )
+        self._tensorboard = config.tracking.tensorboard
+        self._scribe = None
+        if config.executor.name != "inline":
+            self._scribe = writer.Writer(config.root, config.study.name, sweep.name, self._tensorboard)
+        for record in sweep.records():
+            self.trial(record)
+
+    def trial(self, record: TrialRecord) -> None:
+        """Log one finished trial; a second time changes nothing."""
+        if self._scribe is not None:
+            self._scribe.log(record)
+        else:
+            writer.write(self._tracking, self._config.root, self._sweep.name, record, self._tensorboard)
+
+    def close(self) -> None:
+        """Until every trial is written; raises TrackingError when that cannot be done."""
+        if self._scribe is not None:
+            self._scribe.close()
+            self._scribe = None
+
+    def finish(self, status: str, baselines: Sequence[Baseline], confirmed: Sequence[Confirmed]) -> None:
+        """Log the front, its confirmation, pictures and report. `status`: finished, interrupted or failed."""
+        self.close()
+        if baselines:
+            point = reference_point(self._config, baselines)
+            self._tracking.tag_sweep(self._sweep.name, {"pare.reference_point": json.dumps(self._as_first(point))})
+        self._tracking.log_confirmed(self._sweep.name, [point.to_dict() for point in confirmed])
+        report.finish(self._config.root, self._tracking, self._sweep.name, status)
+
+    def _as_first(self, point: list[float]) -> list[float]:
+        """The study's first sweep's reference point, so that volumes compare; of latency in ms this sweep's own.
+
+        A machine's speed drifts from sweep to sweep, the ratio to its dense baseline does not.
+        """
+        first = self._tracking.about(self._tracking.sweeps()[0])
+        if first["objectives"] != self._config.study.objectives or first["reference"] is None:
+            return point
+        names = self._config.study.objectives
+        own = zip(names, point, first["reference"], strict=True)
+        return [now if name == "latency_ms" else was for name, now, was in own]
+
+
+def reference_point(config: Config, baselines: Sequence[Baseline]) -> list[float]:
+    """The hypervolume's reference point, one value per objective: what nobody would deploy.
+
+    A tenth worse than the largest dense fp32 file in latency and size, and below the best dense accuracy by the
+    `accuracy_drop` the study allows (5 points if it sets no bound).
+    """
+    drops = [limit.bound for limit in config.study.limits if limit.metric == "accuracy_drop"]
+    drop = min(drops, default=0.05)
+    worst = {
+        "accuracy": max(b.accuracy for b in baselines) - drop,
+        "accuracy_drop": drop,
+        "latency_ms": 1.1 * max(b.latency_ms for b in baselines),
+        "latency_ratio": 1.1,
+        "size_bytes": 1.1 * max(b.size_bytes for b in baselines),
+        "size_ratio": 1.1,
+        "compression_ratio": 0.9,
+    }
+    return [worst.get(name, 0.0) for name in config.study.objectives]

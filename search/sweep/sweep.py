@@ -1,0 +1,268 @@
+"""A sweep: one Optuna study on disk, created or resumed. Asks for recipes, is told what they gave.
+
+The driver is the only writer. A trial's record is stored before Optuna is told, so a driver killed between the two
+loses nothing; a trial that was being evaluated when the driver died is failed as interrupted and enqueued again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import threading
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, Trial, TrialState
+from pydantic import ValidationError
+
+from search.errors import SettingsError, SweepError
+from search.storage import database as storages
+from search.storage.database import Hold
+from search.storage.single_writer import SingleWriter
+from search.study import config
+from search.study.sampler import samplers
+from search.trial.record import METRICS, TrialRecord
+from trainers.recipe import Recipe
+
+# Keys of the user attributes a trial carries.
+RECORD, REFERENCE, RESUMED, INTERRUPTED = "record", "reference", "resumed_from", "interrupted"
+
+
+@dataclass(frozen=True)
+class PendingTrial:
+    """A trial to evaluate: its number in the sweep, its recipe, and the name of the reference it is, if any."""
+
+    number: int
+    recipe: Recipe
+    reference: str | None
+    trial: Trial
+    start_ms: int
+
+
+class Sweep:
+    """One sweep of a study."""
+
+    def __init__(self, name: str, study: optuna.Study, settings: config.Study, store: SingleWriter, hold: Hold):
+        self.name = name
+        self.study = study
+        self._database = store
+        self._settings = settings
+        self._hold = hold
+        self._turn = threading.RLock()  # the heartbeat's thread writes too, and SQLite has one writer
+        self._out: set[int] = set()  # asked and not told
+        self._records: dict[int, TrialRecord] = {}
+        self.space = settings.space
+        self._limits = settings.limits
+        self.directions = [METRICS[name].direction for name in settings.objectives]
+
+    @staticmethod
+    def open(
+        settings: config.Study,
+        storage: str,
+        fresh: bool = False,
+        *,
+        named: str | None = None,
+        hold: Hold | None = None,
+        recorded: Sequence[str] = (),
+    ) -> Sweep:
+        """The sweep `named` or the study's newest one, or a new one if there is none or `fresh`.
+
+        A new one is never named as a `recorded` one is.
+
+        Raises SweepError when the storage cannot be read, SettingsError when that sweep does not exist or was
+        started otherwise.
+        """
+        _quiet_optuna()
+        with storages.telling(storage):
+            store = SingleWriter(storages.opened(storage))
+            names = sweep_names(settings.name, store)
+            if named and named not in names:
+                raise SettingsError(
+                    f"sweep: {settings.name} has no sweep {named!r}; choose from {', '.join(names) or 'none yet'}"
+                )
+            # Another storage may have given a sweep of this name to the same record.
+            taken = sorted({*names, *recorded}, key=_number)
+            number = _number(taken[-1]) if taken else 0
+            name = named or (f"{settings.name}-{number + 1:03d}" if fresh or not names else names[-1])
+            study = optuna.create_study(
+                storage=store,
+                study_name=name,
+                directions=[METRICS[o].direction for o in settings.objectives],
+                load_if_exists=True,
+            )
+        sweep = Sweep(name, study, settings, store, hold or Hold())
+        sweep._agree()
+        sweep._recover()
+        # A resumed sampler must not repeat the random numbers of the first start.
+        study.sampler = samplers(settings.sampler, settings.seed + 1000 * len(study.get_trials(deepcopy=False)))
+        return sweep
+
+    def _agree(self) -> None:
+        """A sweep means one thing: refuse to go on with another space, data or objectives."""
+        stored = self.study.user_attrs.get("settings")
+        if stored is None:
+            self.study.set_user_attr("settings", self._settings.model_dump(mode="json"))
+        elif changed := _changed(stored, self._settings):
+            raise SettingsError(
+                f"sweep {self.name} was started with other settings:\n" + "\n".join(changed) + "\n"
+                "Start a new sweep with fresh=true, or put the settings back to go on with this one"
+            )
+        enqueued = {t.user_attrs.get(REFERENCE) for t in self._trials()}
+        for name, partial in self._settings.references.items():
+            if name not in enqueued:
+                self.study.enqueue_trial(self.space.reference(partial), user_attrs={REFERENCE: name})
+
+    def _recover(self) -> None:
+        """Settle the trials that a killed driver, or an ask that the server cut off, left running."""
+        resumed = {t.user_attrs.get(RESUMED) for t in self._trials()}
+        for trial in self._trials(TrialState.RUNNING):
+            if trial.number in self._out:
+                continue
+            if RECORD in trial.user_attrs:
+                self._tell(trial.number, TrialRecord.from_json(trial.user_attrs[RECORD]))
+                continue
+            if trial.number not in resumed:
+                attrs = {RESUMED: trial.number, REFERENCE: trial.user_attrs.get(REFERENCE)}
+                self.study.enqueue_trial(trial.params, user_attrs={k: v for k, v in attrs.items() if v is not None})
+            Trial(self.study, trial._trial_id).set_user_attr(INTERRUPTED, True)
+            self.study.tell(trial.number, state=TrialState.FAIL)
+
+    def ask(self) -> PendingTrial:
+        """The next trial: references and interrupted ones first, then what the sampler proposes."""
+        with self._turn:
+            asked = self._hold.call(self._ask, self._recover)
+            self._out.add(asked.number)
+        return asked
+
+    def _ask(self) -> PendingTrial:
+        with warnings.catch_warnings(), self._database.at_once():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            trial = self.study.ask()
+            recipe = self.space.suggest(trial)
+        reference = trial.user_attrs.get(REFERENCE)
+        return PendingTrial(trial.number, recipe, reference, trial, int(time.time() * 1000))
+
+    def tell(self, asked: PendingTrial, record: TrialRecord) -> None:
+        """Store the record, then tell Optuna."""
+        with self._turn:
+            self._hold.call(lambda: self._store(asked, record))
+            self._out.discard(asked.number)
+
+    def _store(self, asked: PendingTrial, record: TrialRecord) -> None:
+        if self._database.get_trial(asked.trial._trial_id).state.is_finished():
+            return  # by the attempt before this one, whose answer the server could not give
+        with self._database.at_once():
+            if record.state == "complete":
+                for limit in self._limits:
+                    asked.trial.set_constraint(str(limit), limit.violation(record.metrics[limit.metric]))
+            asked.trial.set_user_attr(RECORD, record.to_json())
+            self._tell(asked.number, record)
+
+    def _tell(self, number: int, record: TrialRecord) -> None:
+        if record.state == "complete":
+            self.study.tell(number, [record.metrics[name] for name in self._settings.objectives])
+        else:
+            self.study.tell(number, state=TrialState.FAIL)
+
+    def violations(self, metrics: dict[str, float]) -> dict[str, float]:
+        """constraint -> how far the metrics are beyond it; <= 0 is feasible."""
+        return {str(limit): limit.violation(metrics[limit.metric]) for limit in self._limits}
+
+    def records(self) -> list[TrialRecord]:
+        """Every finished trial, in order of number; interrupted ones are not finished."""
+        with self._turn:
+            ended = self._hold.call(lambda: self._trials(TrialState.COMPLETE, TrialState.FAIL))
+        finished = [t for t in ended if RECORD in t.user_attrs]
+        for trial in finished:
+            if trial.number not in self._records:  # what is finished never changes
+                self._records[trial.number] = TrialRecord.from_json(trial.user_attrs[RECORD])
+        return [self._records[trial.number] for trial in finished]
+
+    def get(self, key: str) -> Any:
+        """A value stored with the sweep by `put`; None if there is none."""
+        with self._turn:
+            found = self._hold.call(lambda: self.study.user_attrs.get(key))
+        return None if found is None else json.loads(found)
+
+    def put(self, key: str, value: Any) -> None:
+        """Store a plain value with the sweep."""
+        with self._turn:
+            self._hold.call(lambda: self.study.set_user_attr(key, json.dumps(value)))
+
+    def note(self, key: str, value: Any) -> None:
+        """As `put`, but let go when the storage does not answer: for what is only looked at."""
+        with self._turn, contextlib.suppress(optuna.exceptions.StorageInternalError):
+            self.study.set_user_attr(key, json.dumps(value))
+
+    def _trials(self, *states: TrialState) -> Sequence[FrozenTrial]:
+        return self.study.get_trials(deepcopy=False, states=states or None)
+
+
+def sweep_names(study: str, storage: Any) -> list[str]:
+    """Names of the study's sweeps, oldest first: `mnist_prune-001`, ...; `storage`: a URL or Optuna's storage."""
+    names = optuna.get_all_study_names(storage)
+    own = [n for n in names if n.rpartition("-")[0] == study and n.rpartition("-")[2].isdigit()]
+    return sorted(own, key=_number)
+
+
+def _number(name: str) -> int:
+    return int(name.rpartition("-")[2])
+
+
+@contextmanager
+def driver_lock(root: Path, study: str, storage: str = "", patience: float = 300) -> Iterator[Hold]:
+    """Only one driver per study: a second would evaluate enqueued trials twice. Raises SweepError when taken.
+
+    `storage`: the URL; on a server the study is held there as well, against drivers on other machines.
+    """
+    path = root / "locks" / f"{study}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SweepError(
+                f"study {study}: another process is running it; wait for it, or stop it and start this again"
+            ) from None
+        if not storages.is_server(storage):
+            yield Hold()
+            return
+        hold = storages.ServerHold(storage, study, patience)
+        try:
+            yield hold
+        finally:
+            hold.release()
+
+
+def _quiet_optuna() -> None:
+    """Optuna's log lines repeat what the progress display says."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+
+
+def _changed(stored: dict[str, Any], settings: config.Study) -> list[str]:
+    """What differs between a sweep's settings and these, of all that decides what a trial means; its budget may grow.
+
+    A field that was added since the sweep began had its default then.
+    """
+    with contextlib.suppress(ValidationError):
+        stored = config.Study.model_validate(stored).model_dump(mode="json")
+    old, new = _leaves(stored), _leaves(settings.model_dump(mode="json"))
+    return [
+        f"  {key}: was {old.get(key)!r}, now {new.get(key)!r}"
+        for key in sorted({*old, *new})
+        if old.get(key) != new.get(key) and not key.startswith(("budget.", "confirm.", "description"))
+    ]
+
+
+def _leaves(nested: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(nested, dict) or not nested:
+        return {prefix.rstrip("."): nested}
+    return {k: v for key, value in nested.items() for k, v in _leaves(value, f"{prefix}{key}.").items()}

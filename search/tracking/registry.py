@@ -1,0 +1,75 @@
+"""Models out of the record and into MLflow's registry. Imports mlflow, as tracking does: nothing else need."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import tempfile
+import warnings
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from search.tracking.uri import TrackingError, quiet, reaching
+
+SUFFIXES = (".onnx", ".tflite", ".pt2")
+# What a served model needs, by the file's suffix; mlflow-skinny (which serves as mlflow does), numpy, pandas besides.
+RUNTIME = {".onnx": "onnxruntime", ".tflite": "ai-edge-litert"}
+
+
+def fetch(uri: str, run_id: str, into: Path) -> tuple[Path, dict[str, Any]]:
+    """(model file, recipe) of a trial's run, downloaded into the folder; the confirmed file where there is one."""
+    from mlflow.tracking import MlflowClient
+
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    with reaching(uri):
+        client = MlflowClient(uri)
+        paths = [item.path for folder in ("confirmed", None) for item in client.list_artifacts(run_id, folder)]
+        files = [path for path in paths if path.endswith(SUFFIXES)]
+        if not files:
+            raise TrackingError(f"tracking: run {run_id} in {uri} holds no model file")
+        recipe = json.loads(Path(client.download_artifacts(run_id, "recipe.json", str(into))).read_text())
+        return Path(client.download_artifacts(run_id, files[0], str(into))), recipe
+
+
+def register(uri: str, study: str, run_id: str, file: Path, about: Mapping[str, Any], note: str, alias: str) -> str:
+    """Log the file as a pyfunc model of its run, register it under the study's name; returns the version.
+
+    `about`: layout, mean, std and shape of the input, for the preprocessing. The alias moves to this version.
+    """
+    import mlflow
+    import numpy as np
+    from mlflow.models import ModelSignature
+    from mlflow.tracking import MlflowClient
+    from mlflow.types.schema import ColSpec, Schema, TensorSpec
+
+    if file.suffix not in RUNTIME:
+        raise TrackingError(f"pick: a {file.suffix} file cannot be served; choose another trial, or register=no")
+    signature = ModelSignature(
+        Schema([TensorSpec(np.dtype(np.float32), (-1, *about["shape"]))]),
+        Schema([ColSpec("long", "label"), ColSpec("double", "probability")]),
+    )
+    needed = ["mlflow-skinny", "numpy", "pandas", RUNTIME[file.suffix]]
+    with reaching(uri), quiet(), warnings.catch_warnings(), tempfile.TemporaryDirectory() as scratch:
+        warnings.simplefilter("ignore")  # it would rather have type hints than the signature it is given
+        (Path(scratch) / "about.json").write_text(json.dumps(dict(about)))
+        made = Path(scratch) / "model"
+        logging.getLogger("mlflow").setLevel(logging.ERROR)  # it warns of every package the driver has besides
+        mlflow.pyfunc.save_model(
+            str(made),
+            python_model=str(Path(__file__).with_name("served.py")),
+            artifacts={"model": str(file.absolute()), "about": f"{scratch}/about.json"},
+            signature=signature,
+            input_example=np.zeros((2, *about["shape"]), np.float32),
+            pip_requirements=[f"{name}=={metadata.version(name)}" for name in needed],
+        )
+        client = MlflowClient(uri)
+        client.log_artifacts(run_id, str(made), "model")
+        if study not in [model.name for model in client.search_registered_models(f"name = '{study}'")]:
+            client.create_registered_model(study)
+        source = f"{client.get_run(run_id).info.artifact_uri}/model"
+        version = client.create_model_version(study, source, run_id, description=note)
+        client.set_registered_model_alias(study, alias, version.version)
+    return str(version.version)

@@ -1,0 +1,1 @@
+"""What is compressed: a model, its data, loss and metrics."""

@@ -1,0 +1,1 @@
+"""MNIST, the first task."""
