@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU, for `.onnx` files: an extra, `pip install 'pare[openvino]'`."""
+"""OpenVINO on the CPU, for `.onnx` files: an extra, `.venv/bin/pip install -e '.[openvino]' -c constraints.txt`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from runtimes.base import Artifact, ArtifactError
 try:
     import openvino
 except ImportError:
-    raise ImportError("runtime: 'openvino' is not installed; install it with pip install 'pare[openvino]'") from None
+    raise ImportError(
+        "runtime: 'openvino' is not installed; in a checkout run "
+        ".venv/bin/pip install -e '.[openvino]' -c constraints.txt"
+    ) from None
 
 
 class Session:

@@ -64,7 +64,7 @@ def test_addresses(address: str) -> None:
 
 def test_without_ray_the_message_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"'ray' is not installed; run pip install 'pare\[ray\]'"):
+    with pytest.raises(ConfigError, match=r"'ray' is not installed; run .venv/bin/pip install -e '.\[ray\]'"):
         checked(ROOT, name="ray")
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from mlflow.tracking import MlflowClient
 
-import search.tracking.tracking
+from search.tracking import tracking
 from search.tracking.tracking import Tracking, studies
 from search.tracking.uri import TrackingError
 from search.trial.record import Outcome, TrialRecord
@@ -108,7 +108,11 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize(
     ("owner", "last_call"),
-    [(MlflowClient, "log_batch"), (search.tracking, "get_artifact_repository"), (MlflowClient, "set_terminated")],
+    [
+        (MlflowClient, "log_batch"),
+        (tracking, "get_artifact_repository"),
+        (MlflowClient, "set_terminated"),
+    ],
 )
 def test_a_run_cut_off_in_the_middle_is_completed(
     store: Path, monkeypatch: pytest.MonkeyPatch, owner: object, last_call: str

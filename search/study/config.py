@@ -269,7 +269,10 @@ def _placed(config: Config) -> Iterator[str]:
             yield f"executor.{name}: belongs to executor=ray; write executor=ray, or leave it out"
         return
     if importlib.util.find_spec("ray") is None:
-        yield "executor: 'ray' is not installed; run pip install 'pare[ray]', or write executor=local"
+        yield (
+            "executor: 'ray' is not installed; run .venv/bin/pip install -e '.[ray]' -c constraints.txt, or write "
+            "executor=local"
+        )
     if not re.fullmatch(r"auto|local|(ray://)?[^/:\s]+:\d+", executor.address):
         yield (
             f"executor.address: {executor.address!r} is not an address; write auto, local, HOST:PORT of a cluster's "

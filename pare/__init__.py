@@ -1,0 +1,1 @@
+"""The few public names of Pare: what a notebook or another package imports."""
