@@ -34,7 +34,7 @@ def confirm_again(words: list[str]) -> tuple[list[Confirmed], list[Confirmed]]:
         if stored is None:
             sys.exit(f"{sweep.name} is not confirmed yet; run python -m search.run {' '.join(words)}")
         points = [Confirmed.from_dict(point) for point in stored["points"]]
-        display = Display(len(points), 0, config.study.objectives)
+        display = Display(len(points), 0, config.study.objectives, sweep.metrics)
         workers = start(config, config.root / "logs" / f"{sweep.name}.log")
         try:
             with display:

@@ -17,7 +17,8 @@ from omegaconf import OmegaConf
 
 from runtimes.base import Artifact
 from search.study.config import Config, check
-from search.trial.objective import Baseline, Outcome, Progress
+from search.trial.objective import Progress
+from search.trial.results import Baseline, Outcome
 from trainers.base import DenseSpec
 from trainers.recipe import Recipe
 
@@ -83,7 +84,8 @@ def prepare(config: Config, spec: DenseSpec, folder: Path, threads: int, progres
         spec=spec,
         dense_folder=folder,
         artifact=Artifact.of(file),
-        accuracy=DENSE["accuracy"],
+        metrics={"accuracy": DENSE["accuracy"]},
+        samples=5000,
         size_bytes=int(DENSE["size_bytes"]),
         latency_ms=DENSE["latency_ms"],
         data_digest="planted",

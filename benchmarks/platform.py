@@ -69,7 +69,8 @@ def search(config: Config) -> tuple[Sweep, Clock]:
     for part in ("ask", "tell"):
         setattr(sweep, part, clock.timed(part, getattr(sweep, part)))
     with open(os.devnull, "w") as nowhere:
-        display = Display(config.study.budget.trials, 0, config.study.objectives, Console(file=nowhere))
+        objectives, metrics = config.study.objectives, sweep.metrics
+        display = Display(config.study.budget.trials, 0, objectives, metrics, Console(file=nowhere))
         workers = start(config, config.root / "logs" / "workers.log")
         try:
             Driver(config, sweep, workers, display, clock.timed("log", log.trial)).search()

@@ -16,7 +16,6 @@ from search.command import UsageError, command, needs_study, settings
 from search.front import pareto
 from search.front import summary as summaries
 from search.front.summary import Summary, interval, said
-from search.trial.record import metric
 
 HELP = """\
 Compare the fronts of two sweeps of a study.
@@ -63,11 +62,13 @@ class Comparison:
 
 def compare(older: Summary, newer: Summary) -> Comparison:
     """Raises UsageError when the two have other objectives and so no common axes."""
-    if older.objectives != newer.objectives:
-        raise UsageError(f"sweep: {older.sweep} searched {older.objectives}, {newer.sweep} {newer.objectives}")
+    ways = [[f"{each.metrics[name].direction} {name}" for name in each.objectives] for each in (older, newer)]
+    if ways[0] != ways[1]:
+        said_of = (f"{each.sweep} searched to {', '.join(way)}" for each, way in zip((older, newer), ways, strict=True))
+        raise UsageError(f"sweep: {'; '.join(said_of)}: compare sweeps of the same objectives")
     # Each sweep has its own baseline latency in ms, as fast as the machine then was; the ratio to it holds.
     axes = ["latency_ratio" if name == "latency_ms" else name for name in older.objectives]
-    directions = [metric(name).direction for name in axes]
+    directions = older.metrics.directions(axes)
     fronts = [older.front, newer.front]
     ends = [_ends(rows, axes) for rows in fronts]
     both = [np.vstack([e[side] for e in ends]) for side in (0, 1)]
@@ -104,10 +105,11 @@ def table(found: Comparison) -> Table:
     rows = [("hypervolume", [f"{v:.6g}" for v in found.hypervolume])]
     fronts = [found.older.front, found.newer.front]
     rows.append(("points on the front", [str(len(rows)) for rows in fronts]))
+    metrics = found.older.metrics
     for name in found.older.objectives:
-        ascending = metric(name).direction == "minimize"
-        best = [said(f.sort_values(name, ascending=ascending).iloc[0], name) if len(f) else "–" for f in fronts]
-        rows.append((f"best {metric(name).title.lower()}", best))
+        order = [rows.sort_values(name, ascending=metrics.minimized(name)) for rows in fronts]
+        best = [said(metrics, rows.iloc[0], name) if len(rows) else "–" for rows in order]
+        rows.append((f"best {metrics[name].phrase}", best))
     knees = [each.knee for each in (found.older, found.newer)]
     rows.append(("knee", ["–" if knee is None else str(knee["words"]) for knee in knees]))
     for title, cells in rows:
@@ -117,11 +119,11 @@ def table(found: Comparison) -> Table:
 
 def moved(found: Comparison) -> list[str]:
     """One line for every point that moved beyond noise."""
-    lines = []
+    lines, metrics = [], found.older.metrics
     for rows, sweep, sign in ((found.gained, found.newer, "+"), (found.lost, found.older, "-")):
         for _, row in rows.iterrows():
             names = dict.fromkeys([*found.older.objectives, "latency_ratio"])
-            figures = ", ".join(f"{metric(n).title.lower()} {said(row, n)}" for n in names if n in row)
+            figures = ", ".join(f"{metrics[n].phrase} {said(metrics, row, n)}" for n in names if n in row)
             lines.append(f"{sign} trial {row['number']} of {sweep.sweep}, {row['words']}: {figures}")
     return lines
 

@@ -19,7 +19,6 @@ from search.front.summary import Summary, said
 from search.study.constraint import Constraint
 from search.tracking import registry
 from search.tracking.uri import store_uri
-from search.trial.record import METRICS, metric
 from tasks.mnist.data import MEAN, STD
 
 HELP = """\
@@ -60,8 +59,6 @@ def arguments(words: Sequence[str]) -> Request:
             rest.append(word)
     said_of = settings(rest, _KEYS)
     needs_study(said_of)
-    if said_of["by"] and said_of["by"] not in METRICS:
-        raise UsageError(f"by: {said_of['by']!r} is not a metric; choose from {', '.join(METRICS)}")
     if said_of["trial"] and not said_of["trial"].isdecimal():
         raise UsageError(f"trial: {said_of['trial']!r} must be a number, as the report's last column shows it")
     if said_of["register"] not in ("yes", "no"):
@@ -71,6 +68,9 @@ def arguments(words: Sequence[str]) -> Request:
 
 def choose(found: Summary, asked: Request) -> pd.Series:
     """The row to take; raises UsageError saying what is nearest when nothing meets the bounds."""
+    for where, name in [(str(limit), limit.metric) for limit in asked.limits] + [("by", asked.settings["by"])]:
+        if name and name not in found.metrics.names():
+            raise UsageError(f"{where}: {found.metrics.unknown(name)}")
     if asked.settings["trial"]:
         rows = found.complete[found.complete["number"] == int(asked.settings["trial"])]
         if rows.empty:
@@ -95,15 +95,16 @@ def choose(found: Summary, asked: Request) -> pd.Series:
         by = found.objectives[-1]
         if not knee.empty:
             return knee.iloc[0]
-    return rows.sort_values(by, ascending=metric(by).direction == "minimize").iloc[0]
+    return rows.sort_values(by, ascending=found.metrics.minimized(by)).iloc[0]
 
 
 def card(found: Summary, row: pd.Series, file: Path) -> str:
     """The model card in Markdown: what it is, how it was made, what was measured where, with intervals."""
     tags = found.about["tags"]
     confirmed = bool(row.get("confirmed"))
-    shown = ["test_accuracy", "test_accuracy_drop", *METRICS]
-    figures = [f"| {metric(name).title} | {said(row, name)} |" for name in shown if pd.notna(row.get(name))]
+    metrics = found.metrics
+    known = [name for name in metrics.shown() if pd.notna(row.get(name))]
+    figures = [f"| {metrics[name].title} | {said(metrics, row, name)} |" for name in known]
     place = {str(k).removeprefix("environment."): v for k, v in row.items() if str(k).startswith("environment.")}
     versions = {str(k).removeprefix("version."): v for k, v in row.items() if str(k).startswith("version.")}
     layout = LAYOUTS[file.suffix.lstrip(".")]
@@ -160,7 +161,7 @@ def pick(asked: Request) -> str:
         shutil.copyfile(source, file)
     (out / "recipe.json").write_text(json.dumps(recipe, indent=2) + "\n")
     (out / "MODEL_CARD.md").write_text(card(found, row, file))
-    lines = [f"picked trial {row['number']}: {row['words']}", f"  {_figures(row)}", f"Folder   {out}"]
+    lines = [f"picked trial {row['number']}: {row['words']}", f"  {_figures(found, row)}", f"Folder   {out}"]
     if said_of["register"] == "yes":
         about = {"layout": LAYOUTS[file.suffix.lstrip(".")], "mean": MEAN, "std": STD, "shape": [28, 28]}
         note = (out / "MODEL_CARD.md").read_text()
@@ -169,9 +170,10 @@ def pick(asked: Request) -> str:
     return "\n".join(lines)
 
 
-def _figures(row: pd.Series) -> str:
-    names = [n for n in ("test_accuracy", "accuracy", "latency_ms", "size_bytes") if pd.notna(row.get(n))]
-    return ", ".join(f"{metric(name).title.lower()} {said(row, name)}" for name in names)
+def _figures(found: Summary, row: pd.Series) -> str:
+    metrics = found.metrics
+    names = [n for n in (*metrics.test, *metrics.quality, "latency_ms", "size_bytes") if pd.notna(row.get(n))]
+    return ", ".join(f"{metrics[name].phrase} {said(metrics, row, name)}" for name in names)
 
 
 def _carry_out(words: list[str]) -> int:

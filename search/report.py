@@ -27,7 +27,7 @@ from search.front.summary import (
     unconfirmed,
 )
 from search.tracking.tracking import Tracking
-from search.trial.record import STATUSES, Outcome, metric
+from search.trial.record import STATUSES, Outcome
 
 HELP = """\
 The front of a study's sweep, from what was recorded.
@@ -173,27 +173,30 @@ def table(summary: Summary) -> Table:
     made.add_column("Recipe", min_width=28, overflow="fold")
     names = [name for name in _shown(summary) if name in summary.trials]
     for name in names:
-        made.add_column(_HEADS.get(name, metric(name).title), justify="right", no_wrap=True)
+        made.add_column(_head(summary, name), justify="right", no_wrap=True)
     made.add_column("Trial", justify="right")
     for _, row in summary.front.iterrows():
         words = escape(str(row["words"])) + (f" [dim]({escape(row['reference'])})[/dim]" if row["reference"] else "")
-        cells = [times(row, name) if name.endswith("_ratio") else said(row, name) for name in names]
+        cells = _cells(summary, row, names)
         made.add_row("◆" if row["knee"] else "", words, *cells, str(row["number"]), style="bold" if row["knee"] else "")
     return made
 
 
-_HEADS = {
-    "test_accuracy": "Test accuracy",
-    "latency_ratio": "× faster",
-    "size_ratio": "× smaller",
-    "accuracy": "Accuracy",
-    "search/accuracy": "in search",
-    "size_bytes": "Size",
-}
+def _head(summary: Summary, name: str) -> str:
+    if name.startswith("search/"):
+        return "in search"  # it stands beside what it is of
+    short = {"latency_ratio": "× faster", "size_ratio": "× smaller", "size_bytes": "Size"}
+    return short.get(name) or summary.metrics.short(name)
+
+
+def _cells(summary: Summary, row: pd.Series, names: Sequence[str]) -> list[str]:
+    ratios = ("latency_ratio", "size_ratio")
+    return [times(row, name) if name in ratios else said(summary.metrics, row, name) for name in names]
 
 
 def _shown(summary: Summary) -> list[str]:
-    usual = ["test_accuracy", "accuracy", "search/accuracy", "latency_ms", "latency_ratio", "size_bytes", "size_ratio"]
+    quality = [each for name in summary.metrics.quality for each in (f"test_{name}", name, f"search/{name}")]
+    usual = [*quality, "latency_ms", "latency_ratio", "size_bytes", "size_ratio"]
     return usual + [name for name in summary.objectives if name not in usual]
 
 
@@ -225,11 +228,11 @@ def figures(summary: Summary, rows: str = "front") -> pd.DataFrame:
 def markdown(summary: Summary, most: int = 15) -> str:
     """The front's table in Markdown, at most `most` rows: the description of sweep and study in MLflow."""
     names = [name for name in _shown(summary) if name in summary.trials]
-    heads = ["", "Recipe", *(_HEADS.get(name, metric(name).title) for name in names), "Trial"]
+    heads = ["", "Recipe", *(_head(summary, name) for name in names), "Trial"]
     lines = [f"**{line}**" for line in (f"{summary.study}, sweep {summary.sweep}",)]
     lines += ["", "| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     for _, row in summary.front.head(most).iterrows():
-        cells = [times(row, name) if name.endswith("_ratio") else said(row, name) for name in names]
+        cells = _cells(summary, row, names)
         words = str(row["words"]) + (f" ({row['reference']})" if row["reference"] else "")
         lines.append("| " + " | ".join(["◆" if row["knee"] else "", words, *cells, str(row["number"])]) + " |")
     if (left := len(summary.front) - most) > 0:
@@ -243,7 +246,7 @@ def _metrics(summary: Summary) -> dict[str, float]:
     for name in summary.objectives:
         column = summary.front[name]
         if len(column):
-            best = column.max() if metric(name).direction == "maximize" else column.min()
+            best = column.min() if summary.metrics.minimized(name) else column.max()
             said_of[f"front/best_{name}"] = float(best)
             said_of[f"knee/{name}"] = float(summary.trials.loc[summary.trials["knee"], name].iloc[0])
     return said_of

@@ -27,9 +27,9 @@ from typing import Any
 import pandas as pd
 
 from search.command import UsageError, command, settings
+from search.study.metrics import Metrics
 from search.tracking.tracking import Tracking, studies
 from search.tracking.uri import TrackingError, store_uri
-from search.trial.record import metric
 
 HELP = """\
 MLflow's UI on the record of this project, on this machine only.
@@ -47,7 +47,7 @@ _PATIENCE = 180  # seconds for the server to answer; it takes about 15 on an idl
 _COLUMNS = ("pruning.granularity", "pruning.sparsity", "quantization.scheme", "distillation.temperature")
 _PAGES = "workflowType=machine_learning"  # else MLflow shows a menu for chat models
 _PARAMS = ("pruning.", "quantization.", "distillation.", "finetuning.")
-_FIGURES = ("accuracy", "latency_ms", "latency_ratio", "size_bytes", "size_ratio", "on_front")
+_FIGURES = ("latency_ms", "latency_ratio", "size_bytes", "size_ratio", "on_front")
 _TAGS = ("pare.reference", "pare.state", "pare.feasible", "pare.reason")
 # Name of a further view -> its key, what of the trials it shows, and the page's mode.
 _PARTS = {
@@ -57,19 +57,21 @@ _PARTS = {
 }
 
 
-def chart_view(sweep: str, objectives: Sequence[str], trials: pd.DataFrame, part: str = "") -> dict[str, Any]:
+def chart_view(
+    sweep: str, metrics: Metrics, objectives: Sequence[str], trials: pd.DataFrame, part: str = ""
+) -> dict[str, Any]:
     """The state of the runs page: the sweep's trials, or the `part` of them, the front on top, all of them drawn.
 
     Charts: each further objective, and latency and size in any case, against the first; hypervolume needs no chart
     here, the sweep's own run has it; parallel coordinates over what was varied. `part`: a filter in MLflow's words.
     """
-    first = objectives[0] if objectives else "accuracy"
+    first = objectives[0] if objectives else metrics.first
     others = [name for name in dict.fromkeys([*objectives[1:], "latency_ms", "size_bytes"]) if name in trials]
-    charts = [_scatter(name, first) for name in others if name != first]
+    charts = [_scatter(metrics, name, first) for name in others if name != first]
     axes = {"selectedParams": _varied(trials), "selectedMetrics": [*others[::-1], first]}
     charts.append(_card("PARALLEL", "Recipes", _RECIPES, **axes))
     sections = [_section(KEY, "The front", len(charts) - 1), _section(_RECIPES, "Recipes", 1)]
-    columns = [f"metrics.`{name}`" for name in _FIGURES if name in trials or name == "on_front"]
+    columns = [f"metrics.`{name}`" for name in (*metrics.quality, *_FIGURES) if name in trials or name == "on_front"]
     columns += [f"params.`{name}`" for name in _COLUMNS if name in trials] + [f"tags.`{name}`" for name in _TAGS]
     return {
         "searchFilter": " AND ".join(filter(None, [_of_sweep("trial", sweep), part])),
@@ -107,8 +109,8 @@ def _section(uuid: str, name: str, columns: int) -> dict[str, Any]:
     return section | {"isReordered": False, "deleted": False, "isGenerated": False}
 
 
-def _scatter(x: str, y: str) -> dict[str, Any]:
-    title = f"{metric(y).title} against {metric(x).title.lower()}"
+def _scatter(metrics: Metrics, x: str, y: str) -> dict[str, Any]:
+    title = f"{metrics[y].title} against {metrics[x].phrase}"
     axes = {"xaxis": {"key": x, "type": "METRIC"}, "yaxis": {"key": y, "type": "METRIC"}}
     return _card("SCATTER", title, KEY, **axes)
 
@@ -137,7 +139,7 @@ def _views(tracking: Tracking, sweeps: Sequence[str], place: str) -> dict[str, s
     about, trials = tracking.about(newest), tracking.trials(newest)
     found = {}
     for name, (key, part, mode) in {"": (KEY, "", "CHART"), **_PARTS}.items():
-        view = chart_view(newest, about["objectives"] or [], trials, part)
+        view = chart_view(newest, about["metrics"], about["objectives"] or [], trials, part)
         tracking.tag_study(f"mlflow.sharedViewState.{key}", json.dumps(view, separators=(",", ":")))
         if not name or _counted(trials, name):
             found[name] = f"{place}?viewStateShareKey={key}&compareRunsMode={mode}&{_PAGES}"

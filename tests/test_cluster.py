@@ -19,9 +19,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.front import pareto
 from search.study.compose import storage
+from search.study.metrics import Metrics
 from search.tracking.tracking import Tracking
 from search.tracking.uri import quiet
-from search.trial.record import metric
 from tests import loopback
 from tests.test_executor import Progress
 from tests.test_recovery import finished
@@ -172,7 +172,7 @@ def assert_equal_up_to_noise(before: pd.DataFrame, after: pd.DataFrame) -> None:
         assert list(before[name]) == list(after[name])
     for one, other in ((before, after), (after, before)):
         assert (one["latency_ratio_high"] * (1 + NOISE) >= other["latency_ratio_low"]).all()
-        members = pareto.front(one[FRONT].to_numpy(), [metric(name).direction for name in FRONT])
+        members = pareto.front(one[FRONT].to_numpy(), Metrics().directions(FRONT))
         for number in one.index[members]:
             mine = other.loc[number]
             surely = other[

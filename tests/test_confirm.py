@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from search.study.config import Confirm
+from search.study.metrics import Metrics
 from search.sweep.confirm import Confirmed, candidates, front, mean_interval, reseeded
 from search.trial.record import TrialRecord
 from trainers.recipe import Recipe
@@ -57,10 +58,10 @@ def test_the_interval_holds_the_mean_and_is_never_narrower_than_the_resolution(
 def test_candidates_are_the_front_and_what_lies_just_behind_it() -> None:
     records = [record(0, 0.99, 1.0), record(1, 0.98, 0.5), record(2, 0.97, 0.2)]  # the front
     records += [record(3, 0.979, 0.51), record(4, 0.90, 0.9), record(5, 0.999, 0.1, feasible=False)]
-    assert [r.number for r in candidates(records, OBJECTIVES, Confirm())] == [0, 1, 2, 3, 4]
-    assert [r.number for r in candidates(records, OBJECTIVES, Confirm(neighbours=0))] == [0, 1, 2]
-    assert [r.number for r in candidates(records, OBJECTIVES, Confirm(candidates=4))] == [0, 1, 2, 3]
-    assert [r.number for r in candidates(records, OBJECTIVES, Confirm(candidates=2))] == [0, 2]
+    assert [r.number for r in candidates(records, OBJECTIVES, Confirm(), Metrics())] == [0, 1, 2, 3, 4]
+    assert [r.number for r in candidates(records, OBJECTIVES, Confirm(neighbours=0), Metrics())] == [0, 1, 2]
+    assert [r.number for r in candidates(records, OBJECTIVES, Confirm(candidates=4), Metrics())] == [0, 1, 2, 3]
+    assert [r.number for r in candidates(records, OBJECTIVES, Confirm(candidates=2), Metrics())] == [0, 2]
 
 
 def test_without_a_feasible_trial_the_nearest_are_candidates_since_confirmed_values_decide() -> None:
@@ -68,16 +69,16 @@ def test_without_a_feasible_trial_the_nearest_are_candidates_since_confirmed_val
         replace(record(n, 0.9, 1.0, feasible=False), violations={"accuracy_drop <= 0.01": v, "latency_ms <= 1": 0.0})
         for n, v in enumerate((0.03, 0.002, 0.02, 0.01))
     ]
-    assert [r.number for r in candidates(records, OBJECTIVES, Confirm(neighbours=1))] == [1, 3]
-    assert [r.number for r in candidates(records, OBJECTIVES, Confirm(candidates=1))] == [1]
-    assert candidates([], OBJECTIVES, Confirm()) == []
+    assert [r.number for r in candidates(records, OBJECTIVES, Confirm(neighbours=1), Metrics())] == [1, 3]
+    assert [r.number for r in candidates(records, OBJECTIVES, Confirm(candidates=1), Metrics())] == [1]
+    assert candidates([], OBJECTIVES, Confirm(), Metrics()) == []
 
 
 @given(st.lists(st.tuples(st.floats(0.5, 1), st.floats(0.1, 2)), min_size=1, max_size=12), st.integers(1, 12))
 @settings(max_examples=50)
 def test_a_front_that_fits_is_wholly_among_the_candidates(values: list[tuple[float, float]], most: int) -> None:
     records = [record(i, *v) for i, v in enumerate(values)]
-    chosen = candidates(records, OBJECTIVES, Confirm(candidates=most))
+    chosen = candidates(records, OBJECTIVES, Confirm(candidates=most), Metrics())
     assert len(chosen) == min(most, len(records))
     best = max(values)[0]
     assert any(r.metrics["accuracy"] == best for r in chosen) or most == 1
@@ -95,12 +96,12 @@ def test_the_confirmed_front_follows_intervals_and_feasibility() -> None:
         point(2, (0.90, 0.95), (0.6, 0.7)),  # surely worse than 1 in both
         point(3, (0.999, 1.0), (0.1, 0.2), feasible=False),
     ]
-    assert [p.on_front for p in front(points, OBJECTIVES)] == [True, True, False, False]
-    assert front([], OBJECTIVES) == []
+    assert [p.on_front for p in front(points, OBJECTIVES, Metrics())] == [True, True, False, False]
+    assert front([], OBJECTIVES, Metrics()) == []
 
 
 def test_plain_data_and_back() -> None:
     import json
 
-    one = front([point(0, (0.98, 0.99), (1.0, 1.1))], OBJECTIVES)[0]
+    one = front([point(0, (0.98, 0.99), (1.0, 1.1))], OBJECTIVES, Metrics())[0]
     assert Confirmed.from_dict(json.loads(json.dumps(one.to_dict()))) == one

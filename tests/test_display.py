@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from search.study.metrics import Metrics
 from search.sweep.display import Display
 from tests.sweeps import failed, record
 
@@ -29,7 +30,7 @@ NOISY = {
 )
 def test_a_trial_is_one_line(changes: dict[str, Any], says: str) -> None:
     console = Console(file=io.StringIO(), width=400)
-    display = Display(8, 0, ["accuracy", "latency_ms"], console)
+    display = Display(8, 0, ["accuracy", "latency_ms"], Metrics(), console)
     with display:
         display.record(record(1, **changes), 8)
         display.record(failed(2, "the loss became NaN"), 8)

@@ -21,7 +21,7 @@ from search.executors.ray.transfer import Receiver, Sender
 from search.study import config
 from search.study.config import Config, ConfigError
 from search.trial.measure import same_hardware
-from search.trial.objective import Baseline
+from search.trial.results import Baseline
 from search.trial.steps import TrainThenMeasure
 from tasks import cache
 from tests.linear import RAW
@@ -96,7 +96,7 @@ def baseline_in(root: Path) -> Baseline:
     file.parent.mkdir(parents=True)
     file.write_bytes(b"weights")
     cache.fill(dense, lambda folder: np.save(folder / "logits.npy", np.arange(10.0)))
-    return Baseline(DenseSpec("pytorch", "lenet5"), dense, Artifact.of(file), 0.9, 7, 0.1, "d", {}, {})
+    return Baseline(DenseSpec("pytorch", "lenet5"), dense, Artifact.of(file), {"accuracy": 0.9}, 1, 7, 0.1, "d", {}, {})
 
 
 def test_what_is_sent_lies_below_the_receivers_root_with_everything_it_names(tmp_path: Path) -> None:

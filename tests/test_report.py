@@ -145,7 +145,7 @@ def test_confirmed_figures_replace_the_search_s_and_stand_beside_them(root: Path
     assert row["search/accuracy"] == record(3).metrics["accuracy"]
     assert row["test_accuracy"] == pytest.approx(record(3).metrics["accuracy"] - 0.002)
     assert summary.trials["accuracy"][4] == record(4).metrics["accuracy"]
-    assert said(row, "accuracy") == f"{100 * row['accuracy']:.2f} ± 0.10 %"
+    assert said(summary.metrics, row, "accuracy") == f"{100 * row['accuracy']:.2f} ± 0.10 %"
     text = printed(root, "confirmed")
     assert "Test accuracy" in text
     mean = sum(record(n).metrics["accuracy"] for n in (1, 2, 3)) / 3

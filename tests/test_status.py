@@ -17,6 +17,7 @@ from rich.console import Console
 
 from search import status
 from search.study.config import check
+from search.study.metrics import Metrics
 from search.sweep import heartbeat
 from search.sweep.display import Display
 from search.sweep.heartbeat import Heartbeat
@@ -31,7 +32,7 @@ def address(root: Path) -> str:
 
 
 def beating(root: Path, sweep: Sweep) -> tuple[Heartbeat, Display]:
-    display = Display(8, 0, ["accuracy"], Console(file=(root / "display").open("w")))
+    display = Display(8, 0, ["accuracy"], Metrics(), Console(file=(root / "display").open("w")))
     return Heartbeat(check({"study": RAW, "root": root}), sweep, display, 2), display
 
 

@@ -18,6 +18,7 @@ from mlflow.tracking import MlflowClient
 from search import ui
 from search.command import UsageError
 from search.front.summary import summarize
+from search.study.metrics import Metrics
 from search.tracking.tracking import Tracking
 from tests import sweeps
 from tests.sweeps import failed, record
@@ -37,7 +38,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_view_names_what_was_recorded(root: Path) -> None:
     trials = Tracking(root, "shown").trials("shown-001")
-    view = ui.chart_view("shown-001", ["accuracy", "latency_ms"], trials)
+    view = ui.chart_view("shown-001", Metrics(), ["accuracy", "latency_ms"], trials)
     drawn = [
         (c["type"], c.get("xaxis", {}).get("key"), c.get("yaxis", {}).get("key")) for c in view["compareRunCharts"]
     ]

@@ -10,7 +10,6 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from search.front.plots import GREY, INK, blank, label, shown
 from search.front.summary import Summary
-from search.trial.record import metric
 
 _ENOUGH = 10  # trials; importances from fewer are luck
 _SECTIONS = ("pruning.", "quantization.", "distillation.", "finetuning.")
@@ -87,7 +86,9 @@ def importance(summary: Summary) -> go.Figure | None:
     figure = blank("What mattered: parameter importances", "Share of variance explained (%)", "", 120 + 40 * len(order))
     for shade, (objective, found) in zip(_SHADES * 3, shares.items(), strict=False):
         values = [100 * found.get(name, 0.0) for name in order]
-        figure.add_bar(y=order, x=values, name=metric(objective).title, orientation="h", marker={"color": shade})
+        figure.add_bar(
+            y=order, x=values, name=summary.metrics[objective].title, orientation="h", marker={"color": shade}
+        )
     figure.update_layout(barmode="group", legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0})
     figure.update_layout(margin={"l": 190, "t": 86})
     return figure
@@ -101,11 +102,11 @@ def parallel(summary: Summary) -> go.Figure | None:
     rows, fields = summary.complete[summary.complete["feasible"]], varied(summary)
     if rows.empty or not fields:
         return None
-    first = summary.objectives[0]
-    lines = {"color": shown(rows, first), "colorscale": "Cividis", "showscale": True}
-    lines["colorbar"] = {"title": {"text": label(first), "side": "right"}, "thickness": 14}
+    metrics, first = summary.metrics, summary.objectives[0]
+    lines = {"color": shown(metrics, rows, first), "colorscale": "Cividis", "showscale": True}
+    lines["colorbar"] = {"title": {"text": label(metrics, first), "side": "right"}, "thickness": 14}
     axes = [_axis(rows[name], name.split(".")[-1]) for name in fields]
-    axes += [{"label": label(name), "values": shown(rows, name)} for name in summary.objectives]
+    axes += [{"label": label(metrics, name), "values": shown(metrics, rows, name)} for name in summary.objectives]
     figure = blank("How recipes lead to results: parallel coordinates", height=500)
     figure.add_trace(go.Parcoords(dimensions=axes, line=lines, labelangle=-18, labelfont={"size": 13}))
     figure.update_layout(margin={"l": 100, "r": 30, "t": 130, "b": 30})

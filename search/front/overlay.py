@@ -18,7 +18,7 @@ from search.compare import Comparison
 from search.front import pareto
 from search.front.picture import ends
 from search.front.plots import FONT, GREY, GRID, INK, bars, hover, label, shown, turn
-from search.trial.record import metric
+from search.study.metrics import Metrics
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,10 @@ def chart(found: Comparison) -> go.Figure:
     figure = make_subplots(cols=max(1, len(drawn)), horizontal_spacing=0.09)
     for column, (x, y) in enumerate(drawn, 1):
         for one in _series(found):
-            for trace in _traces(one, x, y):
+            for trace in _traces(found.older.metrics, one, x, y):
                 figure.add_trace(trace.update(showlegend=bool(trace.showlegend) and column == 1), row=1, col=column)
-        figure.update_xaxes(title=label(x), row=1, col=column)
-        figure.update_yaxes(title=label(y), row=1, col=column)
+        figure.update_xaxes(title=label(found.older.metrics, x), row=1, col=column)
+        figure.update_yaxes(title=label(found.older.metrics, y), row=1, col=column)
     axes = {"gridcolor": GRID, "linecolor": GREY, "zeroline": False, "ticks": "outside", "tickcolor": GREY}
     figure.update_xaxes(**axes)
     figure.update_yaxes(**axes)
@@ -68,31 +68,32 @@ def chart(found: Comparison) -> go.Figure:
     )
 
 
-def _traces(one: _Series, x: str, y: str) -> Iterator[go.Scatter]:
+def _traces(metrics: Metrics, one: _Series, x: str, y: str) -> Iterator[go.Scatter]:
     if one.rows.empty:
         return
     if one.line:
-        stairs, line = _stairs(one.rows, x, y), {"color": one.colour, "width": 1.5, "dash": one.line, "shape": turn(x)}
+        stairs = _stairs(metrics, one.rows, x, y)
+        line = {"color": one.colour, "width": 1.5, "dash": one.line, "shape": turn(metrics, x)}
         way = {"mode": "lines", "line": line, "showlegend": False, "hoverinfo": "skip"}
-        yield go.Scatter(x=shown(stairs, x), y=shown(stairs, y), **way)
+        yield go.Scatter(x=shown(metrics, stairs, x), y=shown(metrics, stairs, y), **way)
     ring = {"symbol": "circle-open", "size": 22, "color": one.colour, "line": {"width": 2.5}}
     point = {"color": one.fill, "size": 11, "line": {"color": one.colour, "width": 1.5}}
     yield go.Scatter(
-        x=shown(one.rows, x),
-        y=shown(one.rows, y),
+        x=shown(metrics, one.rows, x),
+        y=shown(metrics, one.rows, y),
         mode="markers",
         name=one.name,
         marker=point if one.line else ring,
-        text=[hover(row, one.name) for _, row in one.rows.iterrows()],
+        text=[hover(metrics, row, one.name) for _, row in one.rows.iterrows()],
         hovertemplate="%{text}<extra></extra>",
         showlegend=True,
-        **({"error_x": bars(one.rows, x), "error_y": bars(one.rows, y)} if one.line else {}),
+        **({"error_x": bars(metrics, one.rows, x), "error_y": bars(metrics, one.rows, y)} if one.line else {}),
     )
 
 
-def _stairs(rows: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
+def _stairs(metrics: Metrics, rows: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
     """The rows that are a front in these two objectives alone, from left to right."""
-    kept = pareto.front(rows[[x, y]].to_numpy(dtype=float), (metric(x).direction, metric(y).direction))
+    kept = pareto.front(rows[[x, y]].to_numpy(dtype=float), metrics.directions((x, y)))
     return rows[kept].sort_values(x)
 
 
@@ -104,8 +105,8 @@ def picture(found: Comparison) -> Figure:
     panels = np.atleast_1d(figure.subplots(1, max(1, len(drawn))))
     for axes, (x, y) in zip(panels, drawn, strict=False):
         for one in _series(found):
-            _draw(axes, one, x, y)
-        axes.set(xlabel=label(x), ylabel=label(y))
+            _draw(found.older.metrics, axes, one, x, y)
+        axes.set(xlabel=label(found.older.metrics, x), ylabel=label(found.older.metrics, y))
         axes.grid(color=GRID, linewidth=0.8)
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
@@ -114,20 +115,26 @@ def picture(found: Comparison) -> Figure:
     return figure
 
 
-def _draw(axes: Axes, one: _Series, x: str, y: str) -> None:
+def _draw(metrics: Metrics, axes: Axes, one: _Series, x: str, y: str) -> None:
     if one.rows.empty:
         return
     if one.line:
-        stairs = _stairs(one.rows, x, y)
-        style: dict[str, Any] = {"where": "post" if turn(x) == "hv" else "pre", "color": one.colour, "linewidth": 1.2}
-        axes.step(shown(stairs, x), shown(stairs, y), linestyle="--" if one.line == "dash" else "-", zorder=1, **style)
+        stairs, where = _stairs(metrics, one.rows, x, y), "post" if turn(metrics, x) == "hv" else "pre"
+        style: dict[str, Any] = {"where": where, "color": one.colour, "linewidth": 1.2}
+        axes.step(
+            shown(metrics, stairs, x),
+            shown(metrics, stairs, y),
+            linestyle="--" if one.line == "dash" else "-",
+            zorder=1,
+            **style,
+        )
         for _, row in one.rows.iterrows():
-            at = shown(row, x)[0], shown(row, y)[0]
-            spread: dict[str, Any] = {"xerr": ends(row, x), "yerr": ends(row, y), "ecolor": one.colour}
-            axes.errorbar(*at, fmt="none", **spread, linewidth=1, capsize=2, zorder=2)
+            at = shown(metrics, row, x)[0], shown(metrics, row, y)[0]
+            spread: dict[str, Any] = {"xerr": ends(metrics, row, x), "yerr": ends(metrics, row, y)}
+            axes.errorbar(*at, fmt="none", **spread, ecolor=one.colour, linewidth=1, capsize=2, zorder=2)
     style = {"s": 45, "linewidth": 1.2} if one.line else {"s": 230, "linewidth": 2}
-    where = shown(one.rows, x), shown(one.rows, y)
-    axes.scatter(*where, facecolor=one.fill or "none", edgecolor=one.colour, label=one.name, zorder=3, **style)
+    points = shown(metrics, one.rows, x), shown(metrics, one.rows, y)
+    axes.scatter(*points, facecolor=one.fill or "none", edgecolor=one.colour, label=one.name, zorder=3, **style)
 
 
 def write(found: Comparison, path: Path) -> None:

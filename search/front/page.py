@@ -12,9 +12,7 @@ from plotly.offline import get_plotlyjs
 
 from search.front import insight, plots
 from search.front.summary import Summary, interval, nothing_feasible, said, shrunk, than_dense, times, unconfirmed
-from search.trial.record import metric
-
-_COLUMNS = ("test_accuracy", "accuracy", "latency_ms", "latency_ratio", "size_bytes", "size_ratio", "sparsity")
+from search.study.metrics import Metrics
 
 _STYLE = """
 :root { color-scheme: light; --ink: #222; --soft: #5c5c5c; --line: #dcdcdc; --band: #f6f7f9; --mark: #0072b2; }
@@ -123,16 +121,15 @@ def _cards(summary: Summary) -> Iterator[str]:
     yield "<div class=cards>"
     knee = summary.knee
     if knee is not None:
-        yield _card("Knee: the best compromise", knee, summary.objectives, "knee")
+        yield _card(summary.metrics, "Knee: the best compromise", knee, summary.objectives, "knee")
     for name in summary.objectives:
-        ascending = metric(name).direction == "minimize"
-        row = summary.front.sort_values(name, ascending=ascending).iloc[0]
-        yield _card(f"Best: {metric(name).title.lower()}", row, [name], "")
+        row = summary.front.sort_values(name, ascending=summary.metrics.minimized(name)).iloc[0]
+        yield _card(summary.metrics, f"Best: {summary.metrics[name].phrase}", row, [name], "")
     yield "</div>"
 
 
-def _card(title: str, row: pd.Series, names: list[str], kind: str) -> str:
-    figures = " · ".join(said(row, name) for name in names)
+def _card(metrics: Metrics, title: str, row: pd.Series, names: list[str], kind: str) -> str:
+    figures = " · ".join(said(metrics, row, name) for name in names)
     return (
         f"<div class='card {kind}'><h3>{escape(title)}</h3><b>{escape(figures)}</b>{escape(row['words'])}"
         f"<div class=soft>against dense: {escape(than_dense(row))}</div></div>"
@@ -162,12 +159,13 @@ def _chart(figure: go.Figure, hint: str, wide: bool = False) -> str:
 def _reference(summary: Summary) -> str:
     if not summary.recorded:
         return "Up to the worst value of each objective in this sweep: not comparable with other sweeps."
-    point = zip(summary.objectives, summary.about["reference"], strict=True)
-    return "Reference point: " + ", ".join(f"{metric(n).title.lower()} {metric(n).text(v)}" for n, v in point) + "."
+    point = zip(map(summary.metrics.__getitem__, summary.objectives), summary.about["reference"], strict=True)
+    return "Reference point: " + ", ".join(f"{metric.phrase} {metric.text(value)}" for metric, value in point) + "."
 
 
 def _confirmed(summary: Summary) -> Iterator[str]:
-    rows = summary.confirmed.sort_values(summary.objectives[0])
+    metrics = summary.metrics
+    rows = summary.confirmed.sort_values(summary.objectives[0], ascending=metrics.minimized(summary.objectives[0]))
     if rows.empty:
         return
     yield "<h2>Confirmed with fresh seeds</h2>"
@@ -175,41 +173,44 @@ def _confirmed(summary: Summary) -> Iterator[str]:
     left_out = f" {unconfirmed(summary)}" if summary.unconfirmed else ""
     yield f"<p>{escape(said_in_words)} The test split was read here for the first time.{escape(left_out)}</p>"
     yield "<div class=scroll><table><thead><tr><th scope=col>#</th><th scope=col>Recipe</th>"
-    names = [name for name in ("test_accuracy", *summary.objectives) if name in rows]
+    names = [name for name in (*metrics.test, *summary.objectives) if name in rows]
     for name in names:
-        yield f"<th scope=col>{escape(_head_of(name))}</th>"
+        yield f"<th scope=col>{escape(_head_of(metrics, name))}</th>"
         yield "<th scope=col class=soft>in the search</th>" if f"search/{name}" in rows else ""
     yield "</tr></thead><tbody>"
-    for _, row in rows[::-1].iterrows():
+    for _, row in rows.iterrows():
         kind = "front" if row["on_front"] else "off"
         yield f"<tr class={kind}><td>{row['number']}</td><td>{escape(row['words'])}</td>"
         for name in names:
-            yield f"<td>{escape(said(row, name))}</td>"
+            yield f"<td>{escape(said(metrics, row, name))}</td>"
             if f"search/{name}" in rows:
-                yield f"<td class=soft>{metric(name).text(row[f'search/{name}'])}</td>"
+                yield f"<td class=soft>{metrics[name].text(row[f'search/{name}'])}</td>"
         yield "</tr>"
     yield "</tbody></table></div>"
 
 
 def _trials(summary: Summary) -> Iterator[str]:
-    names = [name for name in _COLUMNS if name in summary.trials and summary.trials[name].notna().any()]
-    heads = ["#", "Recipe", *(_head_of(name) for name in names)]
+    metrics, trials = summary.metrics, summary.trials
+    usual = ["latency_ms", "latency_ratio", "size_bytes", "size_ratio", "sparsity"]
+    wanted = dict.fromkeys([*metrics.test, *metrics.quality, *usual, *summary.objectives])
+    names = [name for name in wanted if name in trials and trials[name].notna().any()]
+    heads = ["#", "Recipe", *(_head_of(metrics, name) for name in names)]
     yield "<h2>All trials</h2><p><label><input type=checkbox id=only> the front only</label></p>"
     yield "<div class=scroll><table id=trials><thead><tr>"
     yield "".join(f"<th scope=col><button>{escape(head)}</button></th>" for head in heads)
     yield "</tr></thead><tbody>"
     for rows in (summary.front, summary.trials[~summary.trials["on_front"]]):
         for _, row in rows.iterrows():
-            yield _row(row, names)
+            yield _row(metrics, row, names)
     yield "</tbody></table></div>"
 
 
-def _head_of(name: str) -> str:
-    short = {"accuracy": "Accuracy", "size_bytes": "Size", "latency_ratio": "× faster", "size_ratio": "× smaller"}
-    return short.get(name, metric(name).title)
+def _head_of(metrics: Metrics, name: str) -> str:
+    short = {"size_bytes": "Size", "latency_ratio": "× faster", "size_ratio": "× smaller"}
+    return short.get(name, metrics.short(name))
 
 
-def _row(row: pd.Series, names: list[str]) -> str:
+def _row(metrics: Metrics, row: pd.Series, names: list[str]) -> str:
     kinds = ["front" if row["on_front"] else "off", *(["knee"] if row["knee"] else [])]
     if row["state"] != "complete":
         kinds.append(row["state"])
@@ -219,20 +220,20 @@ def _row(row: pd.Series, names: list[str]) -> str:
     tags += [row["reference"]] if row["reference"] else []
     marks = "".join(f"<span class=tag>{escape(tag)}</span>" for tag in tags)
     reason = f"<br><span class=soft>{escape(row['reason'])}</span>" if row["reason"] else ""
-    cells = [_cell(row, name) for name in names]
+    cells = [_cell(metrics, row, name) for name in names]
     return (
         f"<tr class='{' '.join(kinds)}'><td data-value={row['number']}>{row['number']}</td>"
         f"<td>{escape(row['words'])}{marks}{reason}</td>{''.join(cells)}</tr>"
     )
 
 
-def _cell(row: pd.Series, name: str) -> str:
+def _cell(metrics: Metrics, row: pd.Series, name: str) -> str:
     value = row[name]
     if name in ("latency_ratio", "size_ratio"):
         return f"<td data-value={1 / value if value else ''}>{times(row, name)}</td>"
     ends = interval(row, name)
-    title = f" title='{metric(name).text(ends[0])} to {metric(name).text(ends[1])}'" if ends else ""
-    return f"<td data-value={value}{title}>{escape(said(row, name))}</td>"
+    title = f" title='{metrics[name].text(ends[0])} to {metrics[name].text(ends[1])}'" if ends else ""
+    return f"<td data-value={value}{title}>{escape(said(metrics, row, name))}</td>"
 
 
 def _environment(summary: Summary) -> Iterator[str]:

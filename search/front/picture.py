@@ -32,7 +32,8 @@ from search.front.plots import (
     view,
 )
 from search.front.summary import Summary, interval
-from search.trial.record import colour, metric
+from search.study.metrics import Metrics
+from search.trial.record import colour
 
 
 def draw(summary: Summary, path: Path) -> None:
@@ -65,21 +66,30 @@ def _marker(plotly_symbol: str) -> str:
 
 
 def _panel(axes: Axes, summary: Summary, x: str, y: str) -> None:
-    stairs = staircase(summary, x, y)
-    where: Literal["pre", "post"] = "post" if turn(x) == "hv" else "pre"
-    axes.step(shown(stairs, x), shown(stairs, y), where=where, color=GREY, linewidth=1.2, linestyle=":", zorder=1)
+    metrics, stairs = summary.metrics, staircase(summary, x, y)
+    where: Literal["pre", "post"] = "post" if turn(metrics, x) == "hv" else "pre"
+    axes.step(
+        shown(metrics, stairs, x),
+        shown(metrics, stairs, y),
+        where=where,
+        color=GREY,
+        linewidth=1.2,
+        linestyle=":",
+        zorder=1,
+    )
     for _, row in summary.complete.iterrows():
-        at, up = shown(row, x)[0], shown(row, y)[0]
+        at, up = shown(metrics, row, x)[0], shown(metrics, row, y)[0]
         drawn = colour(str(row.get(SCHEME, "none"))), symbol(str(row.get(GRANULARITY, "none")))[1]
         if row["on_front"]:
-            axes.errorbar(at, up, xerr=ends(row, x), yerr=ends(row, y), color=GREY, linewidth=1, capsize=2, zorder=2)
+            spread: dict[str, Any] = {"xerr": ends(metrics, row, x), "yerr": ends(metrics, row, y)}
+            axes.errorbar(at, up, **spread, color=GREY, linewidth=1, capsize=2, zorder=2)
             axes.scatter(at, up, s=60, color=drawn[0], marker=drawn[1], edgecolor="white", linewidth=0.8, zorder=3)
         elif row["feasible"]:
             axes.scatter(at, up, s=30, color=drawn[0], marker=drawn[1], alpha=0.3, linewidth=0, zorder=1.5)
         else:
             axes.scatter(at, up, s=26, color=drawn[0], marker="x", alpha=0.45, linewidth=1, zorder=1.5)
     for name, row, steps in labels(summary, x, y):
-        at = (shown(row, x)[0], shown(row, y)[0])
+        at = (shown(metrics, row, x)[0], shown(metrics, row, y)[0])
         axes.scatter(*at, s=170, facecolor="none", edgecolor=INK, linewidth=0.9, zorder=4)
         left = near_right(summary, row, x)
         side: dict[str, Any] = {"ha": "right" if left else "left", "va": "center"}
@@ -93,16 +103,16 @@ def _panel(axes: Axes, summary: Summary, x: str, y: str) -> None:
             axis.set_major_locator(FixedLocator(ticks(*view(summary, name) or (1, 10))))
             axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
             axis.set_minor_locator(NullLocator())
-    axes.set(xlabel=label(x), ylabel=label(y), xlim=view(summary, x), ylim=view(summary, y))
+    axes.set(xlabel=label(metrics, x), ylabel=label(metrics, y), xlim=view(summary, x), ylim=view(summary, y))
     axes.grid(color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def ends(row: pd.Series, name: str) -> np.ndarray | None:
+def ends(metrics: Metrics, row: pd.Series, name: str) -> np.ndarray | None:
     """float64 [2, 1]: how far the interval reaches below and above the row's metric, in the unit shown."""
     found = interval(row, name)
     if found is None:
         return None
-    value, unit = shown(row, name)[0], metric(name).scale
+    value, unit = shown(metrics, row, name)[0], metrics[name].scale
     return np.maximum([[value - found[0] * unit], [found[1] * unit - value]], 0.0)

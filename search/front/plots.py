@@ -15,7 +15,8 @@ import plotly.graph_objects as go
 
 from search.front import pareto
 from search.front.summary import Summary, interval, said
-from search.trial.record import colour, metric
+from search.study.metrics import Metrics
+from search.trial.record import colour
 
 # granularity -> plotly's symbol, matplotlib's marker
 SYMBOLS = {
@@ -31,14 +32,14 @@ FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
 SCHEME, GRANULARITY = "quantization.scheme", "pruning.granularity"
 
 
-def label(name: str) -> str:
+def label(metrics: Metrics, name: str) -> str:
     """An axis title: what is measured, and the unit."""
-    return "Trial" if name == "number" else metric(name).axis
+    return "Trial" if name == "number" else metrics[name].axis
 
 
-def shown(rows: pd.DataFrame | pd.Series, name: str) -> np.ndarray:
+def shown(metrics: Metrics, rows: pd.DataFrame | pd.Series, name: str) -> np.ndarray:
     """float64 values in the unit the axis names."""
-    unit = 1.0 if name == "number" else metric(name).scale
+    unit = 1.0 if name == "number" else metrics[name].scale
     return np.atleast_1d(np.asarray(rows[name], dtype=np.float64)) * unit
 
 
@@ -49,7 +50,7 @@ def span(summary: Summary, name: str) -> tuple[float, float] | None:
     """
     rows = summary.complete
     rows = rows[rows["feasible"] | (rows["reference"] != "")]
-    values = shown(rows if len(rows) else summary.complete, name)
+    values = shown(summary.metrics, rows if len(rows) else summary.complete, name)
     values = values[np.isfinite(values)]
     return (float(values.min()), float(values.max())) if len(values) else None
 
@@ -83,7 +84,7 @@ def staircase(summary: Summary, x: str, y: str) -> pd.DataFrame:
     rows = summary.front
     if x == "number" or rows.empty:
         return rows.iloc[:0]
-    kept = pareto.front(rows[[x, y]].to_numpy(dtype=float), (metric(x).direction, metric(y).direction))
+    kept = pareto.front(rows[[x, y]].to_numpy(dtype=float), summary.metrics.directions((x, y)))
     return rows[kept].sort_values(x)
 
 
@@ -93,7 +94,7 @@ def hidden(summary: Summary) -> int:
     for name in dict.fromkeys(name for pair in summary.pairs for name in pair):
         ends = view(summary, name)
         if ends is not None:
-            values = shown(summary.complete, name)
+            values = shown(summary.metrics, summary.complete, name)
             outside |= (values < ends[0]) | (values > ends[1])
     return int(outside.sum())
 
@@ -118,12 +119,13 @@ def blank(title: str, x: str = "", y: str = "", height: int = 460) -> go.Figure:
 
 def front(summary: Summary, x: str, y: str) -> go.Figure:
     """Every trial as a point, the front in front."""
-    against = "trial" if x == "number" else metric(x).title.lower()
-    figure = blank(f"{metric(y).title} against {against}", label(x), label(y))
+    metrics = summary.metrics
+    against = "trial" if x == "number" else metrics[x].phrase
+    figure = blank(f"{metrics[y].title} against {against}", label(metrics, x), label(metrics, y))
     stairs = staircase(summary, x, y)
-    line = {"color": GREY, "width": 1.5, "dash": "dot", "shape": turn(x)}
+    line = {"color": GREY, "width": 1.5, "dash": "dot", "shape": turn(metrics, x)}
     way = {"mode": "lines", "line": line, "showlegend": False, "hoverinfo": "skip"}
-    figure.add_scatter(x=shown(stairs, x), y=shown(stairs, y), **way)
+    figure.add_scatter(x=shown(metrics, stairs, x), y=shown(metrics, stairs, y), **way)
     measured = summary.complete
     for kind, rows in (
         ("infeasible", measured[~measured["feasible"]]),
@@ -131,11 +133,11 @@ def front(summary: Summary, x: str, y: str) -> go.Figure:
         ("front", summary.front),
     ):
         if len(rows):
-            figure.add_trace(_points(kind, rows, x, y))
+            figure.add_trace(_points(metrics, kind, rows, x, y))
     for trace in legend(measured):
         figure.add_trace(trace)
     for name, row, steps in labels(summary, x, y):
-        figure.add_trace(_ring(row, x, y))
+        figure.add_trace(_ring(metrics, row, x, y))
         figure.add_annotation(text=name, **_place(summary, row, x, y) | {"ay": 30 * steps})
     for axis, name in (("xaxis", x), ("yaxis", y)):
         ends = view(summary, name)
@@ -149,20 +151,20 @@ def front(summary: Summary, x: str, y: str) -> go.Figure:
     return figure
 
 
-def turn(x: str) -> str:
+def turn(metrics: Metrics, x: str) -> str:
     """Between two members the better one of the worse x is what one gets: the stairs' shape."""
-    return "hv" if x == "number" or metric(x).direction == "minimize" else "vh"
+    return "hv" if x == "number" or metrics.minimized(x) else "vh"
 
 
-def _ring(row: pd.Series, x: str, y: str) -> go.Scatter:
+def _ring(metrics: Metrics, row: pd.Series, x: str, y: str) -> go.Scatter:
     marker = {"symbol": "circle-open", "size": 19, "color": INK, "line": {"width": 1.2}}
     way = {"mode": "markers", "showlegend": False, "hoverinfo": "skip"}
-    return go.Scatter(x=shown(row, x), y=shown(row, y), marker=marker, **way)
+    return go.Scatter(x=shown(metrics, row, x), y=shown(metrics, row, y), marker=marker, **way)
 
 
 def _place(summary: Summary, row: pd.Series, x: str, y: str) -> dict[str, object]:
     """Where a label stands: its point, and to the left of it near the right edge."""
-    at = [shown(row, name)[0] for name in (x, y)]
+    at = [shown(summary.metrics, row, name)[0] for name in (x, y)]
     at = [np.log10(v) if scale(summary, name) == "log" else v for v, name in zip(at, (x, y), strict=True)]
     left = near_right(summary, row, x)
     style = {"font": {"size": 12}, "bgcolor": "rgba(255,255,255,0.75)", "arrowcolor": GREY, "arrowwidth": 1}
@@ -175,7 +177,7 @@ def near_right(summary: Summary, row: pd.Series, x: str) -> bool:
     return _fraction(summary, row, x) > 0.75
 
 
-def _points(kind: str, rows: pd.DataFrame, x: str, y: str) -> go.Scatter:
+def _points(metrics: Metrics, kind: str, rows: pd.DataFrame, x: str, y: str) -> go.Scatter:
     colours = [colour(scheme) for scheme in _column(rows, SCHEME)]
     symbols = [symbol(granularity)[0] for granularity in _column(rows, GRANULARITY)]
     marker = {"color": colours, "symbol": symbols, "size": 9, "opacity": 0.4}
@@ -183,35 +185,38 @@ def _points(kind: str, rows: pd.DataFrame, x: str, y: str) -> go.Scatter:
         marker |= {"size": 13, "opacity": 1.0, "line": {"color": "white", "width": 1}}
     if kind == "infeasible":
         marker |= {"symbol": "x-thin-open", "line": {"width": 1.5}, "opacity": 0.5, "size": 8}
-    errors = {f"error_{axis}": bars(rows, name) for axis, name in (("x", x), ("y", y))} if kind == "front" else {}
+    errors = (
+        {f"error_{axis}": bars(metrics, rows, name) for axis, name in (("x", x), ("y", y))} if kind == "front" else {}
+    )
     return go.Scatter(
-        x=shown(rows, x),
-        y=shown(rows, y),
+        x=shown(metrics, rows, x),
+        y=shown(metrics, rows, y),
         mode="markers",
         name=kind,
         marker=marker,
         showlegend=False,
-        text=[hover(row, kind) for _, row in rows.iterrows()],
+        text=[hover(metrics, row, kind) for _, row in rows.iterrows()],
         hovertemplate="%{text}<extra></extra>",
         **errors,
     )
 
 
-def bars(rows: pd.DataFrame, name: str) -> dict[str, object]:
+def bars(metrics: Metrics, rows: pd.DataFrame, name: str) -> dict[str, object]:
     """plotly's error bars of the metric, where it has intervals."""
     ends = [interval(row, name) for _, row in rows.iterrows()]
     if not any(ends):
         return {"visible": False}
-    value = shown(rows, name)
-    unit = metric(name).scale
+    value = shown(metrics, rows, name)
+    unit = metrics[name].scale
     up = [0.0 if e is None else max(0.0, e[1] * unit - v) for e, v in zip(ends, value, strict=True)]
     down = [0.0 if e is None else max(0.0, v - e[0] * unit) for e, v in zip(ends, value, strict=True)]
     return {"type": "data", "array": up, "arrayminus": down, "symmetric": False, "thickness": 1.2, "color": GREY}
 
 
-def hover(row: pd.Series, kind: str) -> str:
+def hover(metrics: Metrics, row: pd.Series, kind: str) -> str:
     """What hovering the row's point says."""
-    figures = [f"{metric(n).title}: {said(row, n)}" for n in ("accuracy", "latency_ms", "size_bytes") if n in row]
+    names = [name for name in (*metrics.quality, "latency_ms", "size_bytes") if name in row]
+    figures = [f"{metrics[name].title}: {said(metrics, row, name)}" for name in names]
     name = f" ({row['reference']})" if row["reference"] else ""
     return "<br>".join([f"<b>{row['words']}</b>{name}", *figures, f"trial {row['number']}, {kind}"])
 
@@ -253,7 +258,7 @@ def labels(summary: Summary, x: str, y: str) -> list[tuple[str, pd.Series, int]]
 
 def _fraction(summary: Summary, row: pd.Series, name: str) -> float:
     """Where the row's point lies along an axis: 0 at its beginning, 1 at its end."""
-    at = np.array([*(view(summary, name) or (0.0, 1.0)), shown(row, name)[0]])
+    at = np.array([*(view(summary, name) or (0.0, 1.0)), shown(summary.metrics, row, name)[0]])
     low, high, value = np.log10(at) if scale(summary, name) == "log" else at
     return float((value - low) / (high - low))
 

@@ -10,12 +10,9 @@ import numpy as np
 import pandas as pd
 
 from search.front import pareto
+from search.study.metrics import Metrics
 from search.tracking.tracking import Tracking, studies
 from search.tracking.uri import TrackingError, store_uri
-from search.trial.record import Metric, metric
-
-# What a front is shown by when the sweep's objectives were not recorded.
-_USUAL = ("accuracy", "latency_ms", "size_bytes")
 
 
 @dataclass(frozen=True)
@@ -23,18 +20,20 @@ class Summary:
     """`trials`: Tracking.trials, with the columns `on_front` and `knee` (bool) judged from the values themselves.
 
     Where a trial was confirmed its metrics are the confirmed means with `NAME_low` and `NAME_high`, what the search
-    had found is in `search/NAME`, and `test_accuracy` is there; the front is then the confirmed one.
+    had found is in `search/NAME`, and the task's `test_NAME` are there; the front is then the confirmed one.
 
-    `objectives`: metric names, the first is drawn upwards. `hypervolume`: columns number, end_ms, hypervolume; up to
-    the reference point that the sweep recorded, or else the worst value of each objective (`recorded` is then
-    False: such volumes cannot be compared between sweeps). `nearest`: number of the trial that misses the
-    constraints least, when none meets them. `unconfirmed`: trials of the search's front that confirmation left out.
-    `earlier`: name and hypervolume of the sweep before, if it had the same objectives and a reference is recorded.
+    `metrics`: what the names mean, as recorded with the sweep. `objectives`: metric names, the first is drawn upwards.
+    `hypervolume`: columns number, end_ms, hypervolume; up to the reference point that the sweep recorded, or else the
+    worst value of each objective (`recorded` is then False: such volumes cannot be compared between sweeps).
+    `nearest`: number of the trial that misses the constraints least, when none meets them. `unconfirmed`: trials of
+    the search's front that confirmation left out. `earlier`: name and hypervolume of the sweep before, if it had the
+    same objectives and a reference is recorded.
     """
 
     study: str
     sweep: str
     about: dict[str, Any]
+    metrics: Metrics
     objectives: list[str]
     trials: pd.DataFrame
     hypervolume: pd.DataFrame
@@ -47,7 +46,7 @@ class Summary:
     def front(self) -> pd.DataFrame:
         """The front's rows, the best in the first objective first."""
         rows = self.trials[self.trials["on_front"]]
-        return rows.sort_values(self.objectives[0], ascending=metric(self.objectives[0]).direction == "minimize")
+        return rows.sort_values(self.objectives[0], ascending=self.metrics.minimized(self.objectives[0]))
 
     @property
     def complete(self) -> pd.DataFrame:
@@ -108,12 +107,13 @@ def summarize(tracking: Tracking, sweep: str) -> Summary:
     for name in ("state", "words", "reason", "reference", "confirmed"):
         trials[name] = trials.get(name, pd.Series(dtype=str))
     trials["feasible"] = trials.get("feasible", pd.Series(dtype=bool)).astype(bool)
-    objectives = about["objectives"] or [name for name in _USUAL if name in trials]
+    metrics: Metrics = about["metrics"]
+    objectives = about["objectives"] or [n for n in (*metrics.quality, "latency_ms", "size_bytes") if n in trials]
     trials = trials.assign(**{name: np.nan for name in objectives if name not in trials})
-    directions = [metric(name).direction for name in objectives]
+    directions = metrics.directions(objectives)
     judged = _judged(trials, objectives)
-    curve = _curve(trials, objectives, about["reference"] or _worst(judged, directions))
-    earlier = _earlier(tracking, sweep, objectives, about["reference"], trials)
+    curve = _curve(trials, objectives, directions, about["reference"] or _worst(judged, directions))
+    earlier = _earlier(tracking, sweep, objectives, directions, about["reference"], trials)
     raw = pareto.front(judged, directions)
     trials = _confirm(trials)
     again = (trials["confirmed"] != "").to_numpy()
@@ -124,7 +124,9 @@ def summarize(tracking: Tracking, sweep: str) -> Summary:
     nearest = None if member.any() else _nearest(trials[again] if again.any() else trials)
     left_out = int((raw & ~again).sum()) if again.any() else 0
     recorded = about["reference"] is not None
-    return Summary(tracking.study, sweep, about, objectives, trials, curve, recorded, nearest, left_out, earlier)
+    return Summary(
+        tracking.study, sweep, about, metrics, objectives, trials, curve, recorded, nearest, left_out, earlier
+    )
 
 
 def _judged(trials: pd.DataFrame, objectives: list[str]) -> np.ndarray:
@@ -133,9 +135,8 @@ def _judged(trials: pd.DataFrame, objectives: list[str]) -> np.ndarray:
     return np.where(usable.to_numpy()[:, None], trials[objectives].to_numpy(dtype=float), np.nan)
 
 
-def _curve(trials: pd.DataFrame, objectives: list[str], reference: list[float]) -> pd.DataFrame:
+def _curve(trials: pd.DataFrame, objectives: list[str], directions: list[str], reference: list[float]) -> pd.DataFrame:
     """Columns number, end_ms, hypervolume: what the trials up to each one dominate."""
-    directions = [metric(name).direction for name in objectives]
     curve = pd.DataFrame({"number": trials["number"], "end_ms": trials.get("end_ms", pd.Series(dtype=float))})
     curve["hypervolume"] = pareto.hypervolume_curve(_judged(trials, objectives), directions, reference)
     # A run that a killed driver left half logged has no end yet: its point follows when it is completed.
@@ -143,12 +144,20 @@ def _curve(trials: pd.DataFrame, objectives: list[str], reference: list[float]) 
 
 
 def _earlier(
-    tracking: Tracking, sweep: str, objectives: list[str], reference: list[float] | None, trials: pd.DataFrame
+    tracking: Tracking,
+    sweep: str,
+    objectives: list[str],
+    directions: list[str],
+    reference: list[float] | None,
+    trials: pd.DataFrame,
 ) -> tuple[str, pd.DataFrame] | None:
     """Name and curve of the sweep before, to this sweep's reference point and in its baselines' milliseconds."""
     before = tracking.sweeps()
     before = before[: before.index(sweep)]
-    if not before or reference is None or tracking.about(before[-1])["objectives"] != objectives:
+    if not before or reference is None:
+        return None
+    about = tracking.about(before[-1])
+    if about["objectives"] != objectives or about["metrics"].directions(objectives) != directions:
         return None
     old = tracking.trials(before[-1])
     if any(name not in old for name in (*objectives, "state", "feasible")):
@@ -158,7 +167,7 @@ def _earlier(
         own = trials.assign(dense=trials["latency_ms"] / trials["latency_ratio"]).groupby(["trainer", "model"])["dense"]
         dense = old[["trainer", "model"]].apply(tuple, axis=1).map(own.median().to_dict())
         old = old.assign(latency_ms=old["latency_ratio"] * dense)
-    return before[-1], _curve(old, objectives, reference)
+    return before[-1], _curve(old, objectives, directions, reference)
 
 
 def _confirm(trials: pd.DataFrame) -> pd.DataFrame:
@@ -213,9 +222,9 @@ def interval(row: pd.Series, name: str) -> tuple[float, float] | None:
     return None if pd.isna(low) or pd.isna(high) else (float(low), float(high))
 
 
-def said(row: pd.Series, name: str) -> str:
+def said(metrics: Metrics, row: pd.Series, name: str) -> str:
     """The row's metric as people read it, with its interval once it is confirmed; `–` when it was not measured."""
-    shown: Metric = metric(name)
+    shown = metrics[name]
     if name not in row or pd.isna(row[name]):
         return "–"
     ends = interval(row, name) if row.get("confirmed") else None
@@ -248,21 +257,19 @@ def than_dense(row: pd.Series) -> str:
 
 def shrunk(summary: Summary) -> str:
     """`validation accuracy 99.01 % in the search, 98.87 % confirmed`, in the mean over the confirmed trials."""
-    return "; ".join(
-        f"{metric(name).title.lower()} {metric(name).text(was)} in the search, {metric(name).text(now)} confirmed"
-        for name, (was, now) in shrinkage(summary).items()
-    )
+    found = [(summary.metrics[name], was, now) for name, (was, now) in shrinkage(summary).items()]
+    return "; ".join(f"{m.phrase} {m.text(was)} in the search, {m.text(now)} confirmed" for m, was, now in found)
 
 
 def nothing_feasible(summary: Summary) -> str:
     """That no trial meets the constraints, and which one misses them least and by how much."""
-    again = " with fresh seeds" if len(summary.confirmed) else ""
+    metrics, again = summary.metrics, " with fresh seeds" if len(summary.confirmed) else ""
     found = summary.trials[summary.trials["number"] == summary.nearest]
     if found.empty:
         return f"No trial meets the constraints{again}."
     row = found.iloc[0]
     missed = [name.removeprefix("violation/").partition(" ") for name in _limits(summary.trials) if row[name] > 0]
-    figures = ", ".join(f"{metric(n).title.lower()} {said(row, n)}, asked: {rule}" for n, _, rule in missed)
+    figures = ", ".join(f"{metrics[n].phrase} {said(metrics, row, n)}, asked: {rule}" for n, _, rule in missed)
     return f"No trial meets the constraints{again}; nearest is trial {row['number']}, {row['words']}: {figures}."
 
 

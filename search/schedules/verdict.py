@@ -91,18 +91,18 @@ def body(root: Path, run: Run, found: Comparison | None, sweep: Summary | None) 
     if sweep is not None:
         said["mlflow_run"] = sweep.about["run_id"]
         said["report"] = str(root / "reports" / sweep.sweep / "report.html")
-        said["knee"] = None if sweep.knee is None else _point(sweep.knee, sweep.objectives)
+        said["knee"] = None if sweep.knee is None else _point(sweep.knee, sweep)
         said["front"] = len(sweep.front)
     if found is not None:
         said["compared_with"] = found.older.sweep
         said["hypervolume"] = dict(zip(("older", "newer"), map(_plain, found.hypervolume), strict=True))
         for name, rows in (("gained", found.gained), ("lost", found.lost)):
-            said[name] = [_point(row, found.older.objectives) for _, row in rows.iterrows()]
+            said[name] = [_point(row, found.older) for _, row in rows.iterrows()]
     return said
 
 
-def _point(row: pd.Series, objectives: Sequence[str]) -> dict[str, Any]:
-    names = dict.fromkeys([*objectives, "latency_ratio", "size_ratio", "test_accuracy"])
+def _point(row: pd.Series, sweep: Summary) -> dict[str, Any]:
+    names = dict.fromkeys([*sweep.objectives, "latency_ratio", "size_ratio", *sweep.metrics.test])
     figures = {name: _plain(row[name]) for name in names if name in row}
     return {"trial": int(row["number"]), "recipe": str(row["words"]), **figures}
 

@@ -16,9 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from runtimes.base import FORMATS
 from search.study.constraint import Constraint
+from search.study.metrics import Metrics
 from search.study.parse import parse, unknown
 from search.study.space import Space, SpaceError
-from search.trial.record import METRICS
 from trainers.base import TRAINERS, DenseSpec, capabilities
 
 Positive = Annotated[int, Field(ge=1)]
@@ -125,6 +125,11 @@ class Study(Section):
         """The parsed constraints."""
         return [Constraint.parse(text) for text in self.constraints]
 
+    @property
+    def metrics(self) -> Metrics:
+        """Every figure by name."""
+        return Metrics()
+
     def runtime_of(self, trainer: str) -> str:
         """The runtime that serves this trainer's files."""
         return self.runtime if isinstance(self.runtime, str) else self.runtime[trainer]
@@ -216,20 +221,19 @@ def _read(study: Mapping[str, Any]) -> Iterator[str]:
     for trainer in runtime if isinstance(runtime, Mapping) else ():
         if trainer not in TRAINERS:
             yield unknown(f"study.runtime.{trainer}", str(trainer), list(TRAINERS))
-    objectives = study.get("objectives")
-    for index, name in enumerate(objectives if isinstance(objectives, list) else []):
-        if name not in METRICS:
-            yield unknown(f"study.objectives[{index}]", str(name), list(METRICS)).replace(
-                "no such field", f"{name!r} is not a metric"
-            )
-    if isinstance(objectives, list) and len(set(map(str, objectives))) < len(objectives):
+    objectives, constraints = (_texts(study.get(key)) for key in ("objectives", "constraints"))
+    if len(set(objectives)) < len(objectives):
         yield f"study.objectives: {objectives} names a metric twice"
-    constraints = study.get("constraints")
-    for index, text in enumerate(constraints if isinstance(constraints, list) else []):
+    for index, text in enumerate(constraints):
         try:
-            Constraint.parse(str(text))
+            Constraint.parse(text)
         except ValueError as error:
             yield f"study.constraints[{index}]: {error}"
+    yield from Metrics().problems(objectives, constraints)
+
+
+def _texts(listed: Any) -> list[str]:
+    return [str(each) for each in listed] if isinstance(listed, list) else []
 
 
 def _cross(study: Study) -> Iterator[str]:

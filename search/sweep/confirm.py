@@ -16,18 +16,18 @@ import numpy as np
 from scipy import stats
 
 from runtimes.base import Artifact
-from runtimes.latency import LatencyResult
 from search.errors import SweepError, reason
 from search.executors.executor import Executor, Work, run_all
 from search.front import pareto
 from search.study.config import Config, Confirm
 from search.study.constraint import Constraint
+from search.study.metrics import Metrics
 from search.sweep.display import Display
 from search.sweep.sweep import Sweep
 from search.trial import objective
 from search.trial.measure import latencies
-from search.trial.objective import Baseline, Exported
-from search.trial.record import TrialRecord, metric, spelt
+from search.trial.record import TrialRecord, spelt
+from search.trial.results import Baseline, Exported, Judged
 from trainers.recipe import Recipe
 
 Interval = tuple[float, float, float]  # mean, low, high
@@ -37,9 +37,10 @@ Interval = tuple[float, float, float]  # mean, low, high
 class Confirmed:
     """A trial's recipe after `seeds` fresh trainings.
 
-    `metrics`: name -> (mean, low, high), the 95 % interval of the mean over seeds; `test_accuracy` among them, and
-    `violation/CONSTRAINT`, feasible where the mean is <= 0.
-    `artifacts`: the exported files, one per seed; `chosen` is the one of median validation accuracy, to be deployed.
+    `metrics`: name -> (mean, low, high), the 95 % interval of the mean over seeds; `test_NAME` of the task's metrics
+    among them, and `violation/CONSTRAINT`, feasible where the mean is <= 0.
+    `artifacts`: the exported files, one per seed; `chosen` is the one whose first metric on validation is the median,
+    to be deployed.
     """
 
     number: int
@@ -75,7 +76,9 @@ def mean_interval(values: Sequence[float], resolution: float = 0.0) -> Interval:
     return mean, mean - half, mean + half
 
 
-def candidates(records: Sequence[TrialRecord], objectives: Sequence[str], settings: Confirm) -> list[TrialRecord]:
+def candidates(
+    records: Sequence[TrialRecord], objectives: Sequence[str], settings: Confirm, metrics: Metrics
+) -> list[TrialRecord]:
     """The front of the feasible trials and its nearest neighbours, as many as `settings` says, by number.
 
     A neighbour lies just behind the front by the sum of its distances to the nearest front point, each scaled by
@@ -86,8 +89,8 @@ def candidates(records: Sequence[TrialRecord], objectives: Sequence[str], settin
     usable = [r for r in measured if r.feasible]
     if not usable:
         return _nearly_feasible(measured, min(1 + settings.neighbours, settings.candidates or len(measured)))
-    directions = [metric(name).direction for name in objectives]
-    costs = pareto.costs(np.array([[r.metrics[name] for name in objectives] for r in usable]), directions)
+    values = np.array([[r.metrics[name] for name in objectives] for r in usable])
+    costs = pareto.costs(values, metrics.directions(objectives))
     on_front = pareto.front(costs, ["minimize"] * len(objectives))
     extent = np.ptp(costs[on_front], axis=0)
     scaled = costs / np.where(extent > 0, extent, 1.0)
@@ -137,37 +140,39 @@ def reseeded(record: TrialRecord, seed: int) -> Recipe:
 
 
 def summarize(
-    config: Config,
+    limits: Sequence[Constraint],
+    metrics: Metrics,
     record: TrialRecord,
     baseline: Baseline,
     built: Sequence[Exported],
-    judged: Sequence[tuple[float, LatencyResult]],
-    baseline_test_accuracy: float,
+    judged: Judged,
 ) -> Confirmed:
-    """One candidate's means and intervals from its trainings and their measurements, one of each per seed."""
+    """One candidate's means and intervals from its trainings and their measurements.
+
+    `judged`: of the baseline's file, then of those that were built, one per seed.
+    """
     columns: dict[str, list[float]] = {}
-    for each, (test_accuracy, found) in zip(built, judged, strict=True):
-        row = each.metrics(baseline) | latencies(found, baseline.latency_ms)
-        row |= {"test_accuracy": test_accuracy, "test_accuracy_drop": baseline_test_accuracy - test_accuracy}
+    for each, test, timed in zip(built, judged.metrics[1:], judged.latencies[1:], strict=True):
+        row = each.figures(baseline, metrics) | latencies(timed, baseline.latency_ms)
+        row |= {f"test_{name}": value for name, value in test.items()}
+        row |= metrics.drops(test, judged.metrics[0], prefix="test_")
         for name, value in row.items():
             columns.setdefault(name, []).append(value)
-    steps = {"accuracy": 1e-4, "accuracy_drop": 1e-4, "test_accuracy": 1e-4, "test_accuracy_drop": 1e-4}
-    metrics = {name: mean_interval(values, steps.get(name, 0.0)) for name, values in columns.items()}
+    steps = metrics.steps(baseline.samples, judged.samples)
+    found = {name: mean_interval(values, steps.get(name, 0.0)) for name, values in columns.items()}
     for name in [n for n in columns if f"{n}_low" in columns]:
         # What one measurement does not know, three that happen to agree do not know either.
-        mean, low, high = metrics[name]
+        mean, low, high = found[name]
         measured_low, measured_high = (float(np.mean(columns[f"{name}_{end}"])) for end in ("low", "high"))
-        metrics[name] = mean, min(low, measured_low), max(high, measured_high)
-    metrics = {name: m for name, m in metrics.items() if not name.endswith(("_low", "_high"))}
-    missed = {
-        f"violation/{spelt(str(limit))}": _violation(limit, metrics[limit.metric]) for limit in config.study.limits
-    }
-    middle = sorted(built, key=lambda b: b.accuracy)[len(built) // 2]
+        found[name] = mean, min(low, measured_low), max(high, measured_high)
+    found = {name: m for name, m in found.items() if not name.endswith(("_low", "_high"))}
+    missed = {f"violation/{spelt(str(limit))}": _violation(limit, found[limit.metric]) for limit in limits}
+    middle = sorted(built, key=lambda b: b.metrics[metrics.first])[len(built) // 2]
     return Confirmed(
         number=record.number,
         words=record.words,
         seeds=len(built),
-        metrics=metrics | missed,
+        metrics=found | missed,
         artifacts=tuple(str(b.artifact.path) for b in built),
         chosen=str(middle.artifact.path),
         feasible=all(mean <= 0 for mean, _, _ in missed.values()),
@@ -181,11 +186,11 @@ def _violation(limit: Constraint, interval: Interval) -> Interval:
     return mean, min(ends), max(ends)
 
 
-def front(points: Sequence[Confirmed], objectives: Sequence[str]) -> list[Confirmed]:
+def front(points: Sequence[Confirmed], objectives: Sequence[str], metrics: Metrics) -> list[Confirmed]:
     """The points with `on_front` set: feasible and displaced by no feasible one beyond the intervals."""
     rows = [i for i, p in enumerate(points) if p.feasible]
     ends = np.array([[points[i].metrics[name] for name in objectives] for i in rows]).reshape(-1, len(objectives), 3)
-    kept = pareto.noise_front(ends[:, :, 1], ends[:, :, 2], [metric(name).direction for name in objectives])
+    kept = pareto.noise_front(ends[:, :, 1], ends[:, :, 2], metrics.directions(objectives))
     members = {i for i, on_front in zip(rows, kept, strict=True) if on_front}
     return [replace(p, on_front=i in members) for i, p in enumerate(points)]
 
@@ -202,17 +207,16 @@ class Confirmation:
         self._display = display
         self._baselines = baselines
         self._built: dict[int, Exported] = {}
-        self._judged: dict[int, tuple[list[float], list[LatencyResult]]] = {}
 
     def run(self, records: Sequence[TrialRecord]) -> list[Confirmed]:
         """Confirm the front of `records` and its neighbours. Raises SweepError when the machine is at fault."""
         study = self._config.study
-        chosen = candidates(records, study.objectives, study.confirm)
+        chosen = candidates(records, study.objectives, study.confirm, self._sweep.metrics)
         return self.confirm(chosen) if chosen else []
 
     def confirm(self, chosen: Sequence[TrialRecord]) -> list[Confirmed]:
         """Train these again, measure them side by side and judge them on the test split."""
-        settings, study = self._config.study.confirm, self._config.study
+        settings, study, metrics = self._config.study.confirm, self._config.study, self._sweep.metrics
         self._display.say(
             f"confirming {len(chosen)} candidates with {settings.seeds} fresh seeds each, then the test split"
         )
@@ -222,15 +226,14 @@ class Confirmation:
         for name in dict.fromkeys(_baseline_name(record) for record in chosen):
             mine = [i for i, (r, _) in enumerate(repeats) if _baseline_name(r) == name and i in self._built]
             baseline = self._baselines[name]
-            files = [baseline.artifact, *(self._built[i].artifact for i in mine)]
-            accuracies, found = self._judge(name, files, baseline)
-            judged = dict(zip(mine, zip(accuracies[1:], found[1:], strict=True), strict=True))
+            judged = self._judge(name, [baseline.artifact, *(self._built[i].artifact for i in mine)], baseline)
             for record in chosen:
                 own = [i for i in mine if repeats[i][0] is record]
                 if own:
-                    built, measured = [self._built[i] for i in own], [judged[i] for i in own]
-                    points.append(summarize(self._config, record, baseline, built, measured, accuracies[0]))
-        return front(sorted(points, key=lambda p: p.number), study.objectives)
+                    at = [0, *(1 + mine.index(i) for i in own)]
+                    built = [self._built[i] for i in own]
+                    points.append(summarize(study.limits, metrics, record, baseline, built, judged.of(at)))
+        return front(sorted(points, key=lambda p: p.number), study.objectives, metrics)
 
     def _train(self, repeats: Sequence[tuple[TrialRecord, int]]) -> None:
         files = self._config.root / "trials" / self._sweep.name
@@ -261,7 +264,7 @@ class Confirmation:
         self._built[work.key] = future.result()
         self._sweep.put(_stored_as(work.args[1]), future.result().to_dict())
 
-    def _judge(self, name: str, files: list[Artifact], baseline: Baseline) -> tuple[list[float], list[LatencyResult]]:
+    def _judge(self, name: str, files: list[Artifact], baseline: Baseline) -> Judged:
         outcome: list[Future[Any]] = []
         split = self._config.root / "cache" / "data" / self._config.study.data.name / "test"
         work = Work(-1, baseline.spec.trainer, objective.judge, (self._config, split, files, baseline))
@@ -275,13 +278,13 @@ class Confirmation:
         self._display.finished(work.key)
         if error := outcome[0].exception():
             raise SweepError(f"the front could not be confirmed: {reason(error)}") from error
-        result: tuple[list[float], list[LatencyResult]] = outcome[0].result()
-        if noisy := sum(bool(measured.noisy) for measured in result[1]):
+        judged: Judged = outcome[0].result()
+        if noisy := sum(bool(measured.noisy) for measured in judged.latencies):
             self._display.say(
                 f"  {noisy} of {len(files)} latencies are less certain than latency.target_rel_ci asks, the machine "
                 "being noisy. On a quieter one study.confirm.first_seed=N confirms the same candidates anew"
             )
-        return result
+        return judged
 
 
 def _baseline_name(record: TrialRecord) -> str:

@@ -11,15 +11,16 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
-from search.trial.record import TrialRecord, metric
+from search.study.metrics import Metrics
+from search.trial.record import TrialRecord
 
 
 class Display:
     """Live on a terminal; one line per finished trial everywhere, so that a log file reads as well."""
 
-    def __init__(self, total: int, done: int, objectives: list[str], console: Console | None = None):
+    def __init__(self, total: int, done: int, objectives: list[str], metrics: Metrics, console: Console | None = None):
         self.console = console or Console(highlight=False)
-        self._objectives = objectives
+        self._objectives, self._metrics = objectives, metrics
         self._best: dict[str, TrialRecord] = {}
         self._working: dict[int, tuple[str, str, float, float]] = {}  # what, stage, fraction of it, since when
         self._phase = "search"
@@ -90,11 +91,11 @@ class Display:
         if record.state == "complete" and record.feasible:
             for name in self._objectives:
                 best = self._best.get(name)
-                sign = -1 if metric(name).direction == "maximize" else 1
+                sign = 1 if self._metrics.minimized(name) else -1
                 if best is None or sign * record.metrics[name] < sign * best.metrics[name]:
                     self._best[name] = record
         done = int(self._bar.tasks[0].completed)
-        self.say(f"\\[{done:>3}/{total}] trial {record.number}: {_line(record, self._objectives)}")
+        self.say(f"\\[{done:>3}/{total}] trial {record.number}: {_line(record, self._objectives, self._metrics)}")
 
     def state(self) -> dict[str, Any]:
         """The same as plain data: phase, done and total of it, and what every worker does, since when (ms)."""
@@ -107,19 +108,20 @@ class Display:
 
     def _render(self) -> Group:
         best = [
-            f"{name} {metric(name).text(record.metrics[name])} ({record.words})" for name, record in self._best.items()
+            f"{name} {self._metrics[name].text(record.metrics[name])} ({record.words})"
+            for name, record in self._best.items()
         ]
         rows = [Text(f"  {what}: {stage} {100 * f:.0f} %") for what, stage, f, _ in self._working.values()]
         lines = [Text("best so far: " + " | ".join(best))] if best else []
         return Group(self._bar, *lines, *rows)
 
 
-def _line(record: TrialRecord, objectives: list[str]) -> str:
+def _line(record: TrialRecord, objectives: list[str], metrics: Metrics) -> str:
     name = f"{record.words}" + (f" ({record.reference})" if record.reference else "")
     if record.state == "failed":
         return f"{name}: FAILED: {record.reason}"
     shown = dict.fromkeys([*objectives, "latency_ratio", "compression_ratio"])
-    figures = ", ".join(f"{n} {metric(n).text(record.metrics[n])}" for n in shown if n in record.metrics)
+    figures = ", ".join(f"{n} {metrics[n].text(record.metrics[n])}" for n in shown if n in record.metrics)
     marks = "" if record.feasible else " [infeasible]"
     if record.environment.get("noisy"):
         spread = record.metrics["latency_ratio_high"] - record.metrics["latency_ratio_low"]

@@ -19,9 +19,9 @@ from search.sweep.heartbeat import Heartbeat
 from search.sweep.recorder import Log
 from search.sweep.sweep import PendingTrial, Sweep
 from search.trial import objective
-from search.trial.objective import Baseline, Outcome
 from search.trial.provenance import git_commit
 from search.trial.record import TrialRecord
+from search.trial.results import Baseline, Outcome
 from trainers.base import DenseSpec
 from trainers.recipe import Recipe
 
@@ -41,7 +41,7 @@ def run(config: Config, sweep: Sweep, stop: Stop | None = None) -> None:
     # Before the record is opened: a cluster that does not answer is no run of the sweep.
     workers = start(config, config.root / "logs" / f"{sweep.name}.log")
     log = Log(config, sweep)
-    display = Display(config.study.budget.trials, len(sweep.records()), config.study.objectives)
+    display = Display(config.study.budget.trials, len(sweep.records()), config.study.objectives, sweep.metrics)
     driver = Driver(config, sweep, workers, display, log.trial, stop)
     live = Heartbeat(config, sweep, display, workers.slots)
     status, confirmed = "failed", list[Confirmed]()
@@ -282,10 +282,10 @@ class Driver:
         baseline: Baseline = future.result()
         self._sweep.put(f"baseline {name}", baseline.to_dict())
         self.baselines[name] = baseline
-        self._display.say(
-            f"baseline {name}: accuracy {100 * baseline.accuracy:.2f} %, {baseline.latency_ms:.4f} ms, "
-            f"{baseline.size_bytes / 1000:,.0f} kB"
-        )
+        metrics = self._sweep.metrics
+        figures = [f"{own} {metrics[own].text(baseline.metrics[own])}" for own in metrics.quality]
+        figures += [f"{baseline.latency_ms:.4f} ms", f"{baseline.size_bytes / 1000:,.0f} kB"]
+        self._display.say(f"baseline {name}: {', '.join(figures)}")
 
     def _tell_progress(self, event: Event) -> None:
         self._display.progress(*event)

@@ -6,14 +6,15 @@ import json
 from collections.abc import Sequence
 
 from search import report
-from search.study.config import Config
+from search.study.config import Config, Study
+from search.study.metrics import Metrics
 from search.sweep.confirm import Confirmed
 from search.sweep.sweep import Sweep
 from search.tracking import writer
 from search.tracking.tracking import Tracking
-from search.trial.objective import Baseline
 from search.trial.provenance import git_commit
 from search.trial.record import TrialRecord
+from search.trial.results import Baseline
 
 
 class Log:
@@ -32,6 +33,7 @@ class Log:
             plain,
             {"pare.git_commit": git_commit(), "pare.description": config.study.description},
             config.study.objectives,
+            metrics=sweep.metrics,
         )
         self._tensorboard = config.tracking.tensorboard
         self._scribe = None
@@ -57,7 +59,7 @@ class Log:
         """Log the front, its confirmation, pictures and report. `status`: finished, interrupted or failed."""
         self.close()
         if baselines:
-            point = reference_point(self._config, baselines)
+            point = reference_point(self._config.study, self._sweep.metrics, baselines)
             self._tracking.tag_sweep(self._sweep.name, {"pare.reference_point": json.dumps(self._as_first(point))})
         self._tracking.log_confirmed(self._sweep.name, [point.to_dict() for point in confirmed])
         report.finish(self._config.root, self._tracking, self._sweep.name, status)
@@ -75,21 +77,22 @@ class Log:
         return [now if name == "latency_ms" else was for name, now, was in own]
 
 
-def reference_point(config: Config, baselines: Sequence[Baseline]) -> list[float]:
+def reference_point(study: Study, metrics: Metrics, baselines: Sequence[Baseline]) -> list[float]:
     """The hypervolume's reference point, one value per objective: what nobody would deploy.
 
-    A tenth worse than the largest dense fp32 file in latency and size, and below the best dense accuracy by the
-    `accuracy_drop` the study allows (5 points if it sets no bound).
+    A tenth worse than the largest dense fp32 file in latency and size; in each of the task's metrics worse than the
+    best dense model by the `NAME_drop` that the study allows, or by the metric's tolerance if it sets no bound.
     """
-    drops = [limit.bound for limit in config.study.limits if limit.metric == "accuracy_drop"]
-    drop = min(drops, default=0.05)
     worst = {
-        "accuracy": max(b.accuracy for b in baselines) - drop,
-        "accuracy_drop": drop,
         "latency_ms": 1.1 * max(b.latency_ms for b in baselines),
         "latency_ratio": 1.1,
         "size_bytes": 1.1 * max(b.size_bytes for b in baselines),
         "size_ratio": 1.1,
         "compression_ratio": 0.9,
     }
-    return [worst.get(name, 0.0) for name in config.study.objectives]
+    for metric in metrics.task:
+        allowed = [limit.bound for limit in study.limits if (limit.metric, limit.op) == (f"{metric.name}_drop", "<=")]
+        drop, dense = min(allowed, default=metric.tolerance), [b.metrics[metric.name] for b in baselines]
+        worst[metric.name] = min(dense) + drop if metric.direction == "minimize" else max(dense) - drop
+        worst[f"{metric.name}_drop"] = drop
+    return [worst.get(name, 0.0) for name in study.objectives]

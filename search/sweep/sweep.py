@@ -27,8 +27,9 @@ from search.storage import database as storages
 from search.storage.database import Hold
 from search.storage.single_writer import SingleWriter
 from search.study import config
+from search.study.metrics import KEY, Metrics
 from search.study.sampler import samplers
-from search.trial.record import METRICS, TrialRecord
+from search.trial.record import TrialRecord
 from trainers.recipe import Recipe
 
 # Keys of the user attributes a trial carries.
@@ -49,8 +50,17 @@ class PendingTrial:
 class Sweep:
     """One sweep of a study."""
 
-    def __init__(self, name: str, study: optuna.Study, settings: config.Study, store: SingleWriter, hold: Hold):
+    def __init__(
+        self,
+        name: str,
+        study: optuna.Study,
+        settings: config.Study,
+        metrics: Metrics,
+        store: SingleWriter,
+        hold: Hold,
+    ):
         self.name = name
+        self.metrics = metrics
         self.study = study
         self._database = store
         self._settings = settings
@@ -60,7 +70,7 @@ class Sweep:
         self._records: dict[int, TrialRecord] = {}
         self.space = settings.space
         self._limits = settings.limits
-        self.directions = [METRICS[name].direction for name in settings.objectives]
+        self.directions = metrics.directions(settings.objectives)
 
     @staticmethod
     def open(
@@ -71,15 +81,17 @@ class Sweep:
         named: str | None = None,
         hold: Hold | None = None,
         recorded: Sequence[str] = (),
+        metrics: Metrics | None = None,
     ) -> Sweep:
         """The sweep `named` or the study's newest one, or a new one if there is none or `fresh`.
 
-        A new one is never named as a `recorded` one is.
+        A new one is never named as a `recorded` one is. `metrics`: the task's; what the study alone says if left out.
 
         Raises SweepError when the storage cannot be read, SettingsError when that sweep does not exist or was
         started otherwise.
         """
         _quiet_optuna()
+        metrics = metrics or settings.metrics
         with storages.telling(storage):
             store = SingleWriter(storages.opened(storage))
             names = sweep_names(settings.name, store)
@@ -94,10 +106,10 @@ class Sweep:
             study = optuna.create_study(
                 storage=store,
                 study_name=name,
-                directions=[METRICS[o].direction for o in settings.objectives],
+                directions=metrics.directions(settings.objectives),
                 load_if_exists=True,
             )
-        sweep = Sweep(name, study, settings, store, hold or Hold())
+        sweep = Sweep(name, study, settings, metrics, store, hold or Hold())
         sweep._agree()
         sweep._recover()
         # A resumed sampler must not repeat the random numbers of the first start.
@@ -109,7 +121,9 @@ class Sweep:
         stored = self.study.user_attrs.get("settings")
         if stored is None:
             self.study.set_user_attr("settings", self._settings.model_dump(mode="json"))
-        elif changed := _changed(stored, self._settings):
+            self.study.set_user_attr(KEY, self.metrics.to_json())
+            self.study.set_metric_names(self._settings.objectives)  # as optuna-dashboard shows them
+        elif changed := [*_changed(stored, self._settings), *self._redefined()]:
             raise SettingsError(
                 f"sweep {self.name} was started with other settings:\n" + "\n".join(changed) + "\n"
                 "Start a new sweep with fresh=true, or put the settings back to go on with this one"
@@ -118,6 +132,16 @@ class Sweep:
         for name, partial in self._settings.references.items():
             if name not in enqueued:
                 self.study.enqueue_trial(self.space.reference(partial), user_attrs={REFERENCE: name})
+
+    def _redefined(self) -> list[str]:
+        """What the task now says otherwise of its metrics."""
+        was = Metrics.from_json(self.study.user_attrs.get(KEY)).directions_by_name()
+        now = self.metrics.directions_by_name()
+        return [
+            f"  metric {name}: was {was.get(name, 'not there')}, now {now.get(name, 'not there')}"
+            for name in sorted({*was, *now})
+            if was.get(name) != now.get(name)
+        ]
 
     def _recover(self) -> None:
         """Settle the trials that a killed driver, or an ask that the server cut off, left running."""

@@ -18,6 +18,7 @@ from typing import Any
 
 import pandas as pd
 
+from search.study.metrics import KEY, Metrics
 from search.tracking.uri import TrackingError, quiet, reaching, store_uri
 from search.trial.record import STATUSES, Outcome, TrialRecord, colour, flat, read_row
 
@@ -96,13 +97,16 @@ class Tracking:
         tags: Mapping[str, str],
         objectives: Sequence[str] = (),
         reference: Sequence[float] = (),
+        metrics: Metrics | None = None,
     ) -> str:
         """Id of the sweep's run: a new one, or on resume the one that is there, with its gaps filled.
 
         `config`: the study as it runs, nested. `objectives`: metric names; `reference`: the hypervolume's reference
-        point, one value per objective; both are what the report reads again.
+        point, one value per objective; `metrics`: what the names mean; all three are what the report reads again.
         """
         marks = {"pare.kind": "sweep", "pare.sweep": sweep, "pare.study": self.study}
+        if metrics:
+            marks[KEY] = metrics.to_json()
         if objectives:
             marks["pare.objectives"] = json.dumps(list(objectives))
         if reference:
@@ -215,7 +219,7 @@ class Tracking:
         return table
 
     def about(self, sweep: str) -> dict[str, Any]:
-        """The sweep itself: run_id, status, start_ms, end_ms, tags, objectives, reference (None when not recorded)."""
+        """The sweep itself: run_id, status, start_ms, end_ms, tags, metrics, objectives, reference (None without)."""
         with reaching(self.uri):
             run = self._needed(sweep)
         tags = run.data.tags
@@ -227,6 +231,7 @@ class Tracking:
             "tags": tags,
             "objectives": json.loads(tags.get("pare.objectives", "null")),
             "reference": json.loads(tags.get("pare.reference_point", "null")),
+            "metrics": Metrics.from_json(tags.get(KEY)),
         }
 
     def finish_sweep(self, sweep: str, outcome: Outcome) -> None:

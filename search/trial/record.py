@@ -17,44 +17,6 @@ STATES = ("complete", "failed")
 STATUSES = ("finished", "interrupted", "failed")
 
 
-@dataclass(frozen=True)
-class Metric:
-    """A measured figure: `title` for people, `unit` ("" for none), `direction` as an objective, `scale` to show it."""
-
-    title: str
-    unit: str
-    direction: str
-    scale: float = 1.0
-    digits: int = 2
-
-    def text(self, value: float) -> str:
-        """The value as people read it: `99.12 %`."""
-        return f"{value * self.scale:,.{self.digits}f}{' ' * bool(self.unit)}{self.unit}"
-
-    @property
-    def axis(self) -> str:
-        """Title and unit, as an axis shows them."""
-        return f"{self.title} ({self.unit})" if self.unit else self.title
-
-
-METRICS = {
-    "accuracy": Metric("Validation accuracy", "%", "maximize", 100),
-    "accuracy_drop": Metric("Accuracy drop", "points", "minimize", 100),
-    "latency_ms": Metric("Latency", "ms", "minimize", 1, 4),
-    "latency_ratio": Metric("Latency, share of the dense model's", "%", "minimize", 100, 0),
-    "size_bytes": Metric("Compressed size", "kB", "minimize", 1e-3, 1),
-    "size_ratio": Metric("Size, share of the dense model's", "%", "minimize", 100, 1),
-    "compression_ratio": Metric("Times smaller", "×", "maximize", 1, 1),
-    "sparsity": Metric("Sparsity", "%", "maximize", 100, 1),
-    "export_agreement": Metric("Agreement of the file with the trained model", "%", "maximize", 100, 2),
-}
-
-# Shown, but never searched: the test split is read once, for the confirmed front.
-_TEST = {
-    "test_accuracy": Metric("Test accuracy", "%", "maximize", 100),
-    "test_accuracy_drop": Metric("Test accuracy drop", "points", "minimize", 100),
-}
-
 # Quantization scheme -> colour: Okabe & Ito's, told apart by colour-blind eyes.
 COLOURS = {
     "none": "#3b3b3b",
@@ -75,18 +37,12 @@ def colour(scheme: str, faint: bool = False) -> str:
     return "#" + "".join(f"{(int(shade[i : i + 2], 16) + 3 * 255) // 4:02x}" for i in (1, 3, 5))
 
 
-def metric(name: str) -> Metric:
-    """How to show the named metric, also as `search/NAME`; one that is not known is shown as it is and minimized."""
-    name = name.removeprefix("search/")
-    return (METRICS | _TEST).get(name, Metric(name.replace("_", " ").capitalize(), "", "minimize", 1, 4))
-
-
 @dataclass(frozen=True)
 class TrialRecord:
     """One finished trial of a sweep.
 
     `recipe`: nested, as Recipe.to_dict gives it; `params`: its dotted fields; `words`: the recipe as people say it.
-    `metrics`: name -> measured value, in the units of METRICS; `NAME_low` and `NAME_high` are the ends of a metric's
+    `metrics`: name -> measured value, in base units; `NAME_low` and `NAME_high` are the ends of a metric's
     interval. `violations`: constraint -> amount, kept where <= 0. `stages`: seconds each. `system`: what it took of the
     machine, as `meter.metered` gives it. `curves`: one dict per epoch, in order. `artifact`: path of the exported file.
     `reference`: name of the reference recipe, if it is one.
