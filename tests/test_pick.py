@@ -55,6 +55,13 @@ def test_the_picked_folder_holds_the_file_its_recipe_and_a_card_and_mlflow_predi
     said = capsys.readouterr().err
     assert "accuracy >= 0.9999: no point of the front meets it; nearest is trial 0" in said
     assert pick.main(["study=lucky", f"root={done}", "accuracy>=0.5", "by=size_bytes", "register=no"]) == 0
+    for word, said in (
+        ("by=speed", "by: 'speed' is not a metric; choose from accuracy"),
+        ("latncy_ms<=3", "latncy_ms <= 3: 'latncy_ms' is not a metric (did you mean latency_ms?)"),
+        ("test_accuracy>=0.9", "'test_accuracy' is not a metric"),  # a choice by it would tune on the test split
+    ):
+        assert pick.main(["study=lucky", f"root={done}", word, "register=no"]) == 2
+        assert said in capsys.readouterr().err
     assert pick.main(["study=nope", f"root={done}"]) == 1
     assert "'nope' is not recorded" in capsys.readouterr().err
 
@@ -63,10 +70,9 @@ def test_the_picked_folder_holds_the_file_its_recipe_and_a_card_and_mlflow_predi
     ("words", "says"),
     [
         (["root=x"], "study: missing"),
-        (["study=a", "by=speed"], "by: 'speed' is not a metric; choose from accuracy"),
         (["study=a", "trial=last"], "trial: 'last' must be a number"),
         (["study=a", "register=maybe"], "choose from yes, no"),
-        (["study=a", "latncy_ms<=3"], "'latncy_ms' is not a metric"),
+        (["study=a", "latency_ms<=3ms"], "must read like"),
         (["study=a", "knee"], "knee: no such argument"),
     ],
 )
