@@ -17,10 +17,11 @@ FORBIDDEN = {
     "trainers": {"search", "runtimes", "optuna", "mlflow", "hydra"},
     "runtimes": {"search", "trainers", "optuna", "mlflow", "hydra"},
     "search": FRAMEWORKS,
+    "serving": FRAMEWORKS | {"trainers", "optuna", "mlflow", "hydra"},
     "trainers/pytorch": {"trainers.tensorflow", "tensorflow", "tf_keras"},
     "trainers/tensorflow": {"trainers.pytorch", "torch", "torchao", "torchvision"},
 }
-SOURCES = sorted(p for room in ("search", "trainers", "runtimes") for p in (ROOT / room).rglob("*.py"))
+SOURCES = sorted(p for room in ("search", "trainers", "runtimes", "serving") for p in (ROOT / room).rglob("*.py"))
 
 
 def imports(path: Path) -> set[str]:

@@ -1,0 +1,1 @@
+"""The picked model behind a URL, on Ray Serve."""

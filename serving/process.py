@@ -1,0 +1,315 @@
+"""What a request goes through before and after the model: an image, a text or a row -> arrays -> an answer for people.
+
+Stands alone: NumPy, Pillow for images, tokenizers for text, and nothing of Pare, so that a picked folder can carry a
+copy. What to do is plain data, as `tasks.base.Serving.to_dict` gives it and serving.json keeps it:
+
+- image: `mode` (L, RGB), `resize` (shorter side, or [height, width]), `crop` ([height, width] from the centre),
+  `interpolation` (bilinear, bicubic, ...), `scale` (default 1/255), `mean`, `std` (a value per channel)
+- text: `length` (most tokens), `inputs` (what of ids, attention_mask, token_type_ids the model takes, by port name);
+  the file tokenizer.json
+- row: `columns`: a name each, or {name, input, mean, std, categories, default}
+- arrays: no preprocessing: arrays by port name
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import math
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+TOP = 5
+PIXELS = 50_000_000  # an image that claims more is refused unread
+SMALLEST = 8  # tokens that a text is padded to at least; then the next power of two, so that texts share batches
+IDS = ("input_ids", "ids")
+_DTYPES = {"float": "float32", "double": "float64"}
+
+
+class RequestError(ValueError):
+    """A request that the model cannot answer; the message is one sentence with what was found and what to send."""
+
+
+class Process:
+    """The task's own way from a request to inputs and from outputs to an answer.
+
+    `serving`: Serving.to_dict(), or None for arrays as they are. `inputs`, `outputs`: the model's ports as mappings
+    with name, shape, dtype, layout, kind, axis. `folder`: where the files that travel along lie.
+    """
+
+    def __init__(
+        self,
+        serving: Mapping[str, Any] | None,
+        inputs: Sequence[Mapping[str, Any]],
+        outputs: Sequence[Mapping[str, Any]],
+        folder: Path,
+    ) -> None:
+        said = dict(serving or {})
+        self.kind: str = said.get("kind", "arrays")
+        self.answer: str = said.get("answer", "values")
+        self.classes = tuple(map(str, said.get("classes", ())))
+        self.options: Mapping[str, Any] = said.get("options", {})
+        self.ports, self.made, self.folder = tuple(inputs), tuple(outputs), folder
+        kinds: dict[str, Callable[[Any], dict[str, np.ndarray]]] = {
+            "image": self._image,
+            "text": self._text,
+            "row": self._row,
+            "arrays": self._arrays,
+        }
+        if self.kind not in kinds:
+            raise ValueError(f"serving.kind: {self.kind!r} is not valid; choose from {', '.join(kinds)}")
+        self._read = kinds[self.kind]
+
+    def inputs(self, request: Any) -> dict[str, np.ndarray]:
+        """One sample, as the model takes it: arrays by port name, each with a batch of 1 (arrays: of any size).
+
+        `request`: bytes of an image file; str; a mapping of a row's columns; arrays or nested lists by port name.
+        Raises RequestError.
+        """
+        return self._read(request)
+
+    def answers(self, outputs: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
+        """The model's outputs -> one answer per sample, JSON values: label and top classes, mask, or values."""
+        port = self.subject()
+        scores = np.asarray(outputs[port["name"]], np.float32)
+        if self.answer == "label":
+            return [self._label(row) for row in scores]
+        if self.answer == "mask":
+            return [{"mask": mask.tolist(), "classes": list(self.classes)} for mask in self.masks(outputs)]
+        rows = range(len(scores))
+        return [{name: plain(np.asarray(values)[i]) for name, values in outputs.items()} for i in rows]
+
+    def subject(self) -> Mapping[str, Any]:
+        """The output port that an answer is made of: the first that holds scores of classes, or else the first."""
+        scored = [port for port in self.made if port.get("kind") == "logits"]
+        return (scored or list(self.made))[0]
+
+    def masks(self, outputs: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The class of every pixel, uint8 [N, height, width]."""
+        port = self.subject()
+        values = np.asarray(outputs[port["name"]])
+        if values.ndim == 4:
+            axis = int(port.get("axis", 1))
+            single = values.shape[axis] == 1
+            values = values.take(0, axis) > 0 if single else values.argmax(axis)
+        return values.astype(np.uint8)
+
+    def _label(self, scores: np.ndarray) -> dict[str, Any]:
+        shares = probabilities(scores.reshape(-1))
+        order = np.argsort(-shares, kind="stable")[:TOP]
+        top = [{"label": self.name(i), "probability": round(float(shares[i]), 6)} for i in order]
+        return {**top[0], "index": int(order[0]), "top": top}
+
+    def name(self, index: int) -> str:
+        """The name of a class; its number where it has none."""
+        return self.classes[index] if index < len(self.classes) else str(int(index))
+
+    def _image(self, request: Any) -> dict[str, np.ndarray]:
+        pixels = self._pixels(_opened(request))
+        port = self.ports[0]
+        mean, std = (
+            np.asarray(self.options.get(key, default), np.float32) for key, default in (("mean", 0), ("std", 1))
+        )
+        values = (pixels.astype(np.float32) * np.float32(self.options.get("scale", 1 / 255)) - mean) / std
+        if _channels_first(port, values.shape[-1]):
+            values = np.moveaxis(values, -1, 0)
+        return {port["name"]: np.ascontiguousarray(_cast(values[None], port))}
+
+    def _pixels(self, image: Any) -> np.ndarray:
+        """uint8 [height, width, channels]."""
+        from PIL import Image
+
+        mode = str(self.options.get("mode", "RGB"))
+        how = Image.Resampling[str(self.options.get("interpolation", "bilinear")).upper()]
+        image = image.convert(mode)
+        if (resize := self.options.get("resize")) is not None:
+            image = image.resize(_target(image.size, resize), how)
+        if (crop := self.options.get("crop") or self.options.get("size")) is not None:
+            height, width = (crop, crop) if isinstance(crop, int) else crop
+            image = _centre(image, int(height), int(width))
+        pixels = np.asarray(image)
+        return pixels[..., None] if pixels.ndim == 2 else pixels
+
+    def _text(self, request: Any) -> dict[str, np.ndarray]:
+        if isinstance(request, bytes):
+            try:
+                request = request.decode()
+            except UnicodeDecodeError:
+                raise RequestError("text: it is not UTF-8; send it as UTF-8") from None
+        if not isinstance(request, str) or not request.strip():
+            raise RequestError("text: it is empty; send some words")
+        tokenizer = _tokenizer(str(self.folder / "tokenizer.json"), int(self.options.get("length", 512)))
+        found = tokenizer.encode(request)
+        named = {"ids": found.ids, "input_ids": found.ids, "attention_mask": found.attention_mask}
+        named |= {"token_type_ids": found.type_ids}
+        fixed = [port["shape"][1] for port in self.ports if isinstance(port["shape"][1], int)]
+        size = fixed[0] if fixed else min(padded(len(found.ids)), int(self.options.get("length", 512)))
+        pad = (tokenizer.padding or {}).get("pad_id", int(self.options.get("pad", 0)))
+        made = {}
+        for port in self.ports:
+            what = port["name"] if port["name"] in named else "ids"
+            filler = pad if what in IDS else 0
+            values = (list(named[what]) + [filler] * size)[:size]
+            made[port["name"]] = _cast(np.asarray([values]), port)
+        return made
+
+    def _row(self, request: Any) -> dict[str, np.ndarray]:
+        if not isinstance(request, Mapping):
+            raise RequestError(f"row: a {type(request).__name__} is not valid; send a JSON object of columns")
+        columns = [{"name": c} if isinstance(c, str) else dict(c) for c in self.options.get("columns", ())]
+        names = [column["name"] for column in columns]
+        if unknown := sorted(set(map(str, request)) - set(names)):
+            raise RequestError(f"row: {unknown[0]!r} is no column; the columns are {', '.join(names)}")
+        gathered: dict[str, list[float]] = {port["name"]: [] for port in self.ports}
+        for column in columns:
+            gathered[column.get("input", self.ports[0]["name"])].append(_value(column, request))
+        made = {}
+        for port in self.ports:
+            values = np.asarray([gathered[port["name"]]])
+            made[port["name"]] = _cast(values[:, 0] if len(port["shape"]) == 1 else values, port)
+        return made
+
+    def _arrays(self, request: Any) -> dict[str, np.ndarray]:
+        names = [port["name"] for port in self.ports]
+        if not isinstance(request, Mapping) and len(names) == 1:
+            request = {names[0]: request}
+        if not isinstance(request, Mapping) or set(request) != set(names):
+            raise RequestError(f"inputs: send one array for each of {', '.join(names)}")
+        return {port["name"]: array(request[port["name"]], port) for port in self.ports}
+
+
+def array(value: Any, port: Mapping[str, Any]) -> np.ndarray:
+    """Nested lists as the port's dtype, its shape checked; raises RequestError."""
+    try:
+        made = np.asarray(value)
+    except ValueError:
+        raise RequestError(f"{port['name']}: its rows have different lengths; send a full array") from None
+    if made.dtype.kind not in "biuf":
+        raise RequestError(f"{port['name']}: it holds more than numbers; send numbers only")
+    made = _cast(made, port)
+    check_shape(port, made.shape)
+    return made
+
+
+def check_shape(port: Mapping[str, Any], shape: tuple[int, ...]) -> None:
+    """Raise RequestError where the shape does not fit the port's, or is empty."""
+    wanted = tuple(port["shape"])
+    fits = len(shape) == len(wanted) and all(isinstance(w, str) or w == s for w, s in zip(wanted, shape, strict=True))
+    if not fits or 0 in shape:
+        said = ", ".join(map(str, wanted))
+        raise RequestError(f"{port['name']}: shape {list(shape)} is not valid; send [{said}]")
+
+
+def probabilities(scores: np.ndarray) -> np.ndarray:
+    """Softmax of float [classes]; a single score is read as that of the second of two classes."""
+    if scores.size == 1:
+        one = 1.0 / (1.0 + math.exp(-float(np.clip(scores[0], -500, 500))))
+        return np.array([1.0 - one, one])
+    raised = np.exp(scores.astype(np.float64) - scores.max())
+    return np.asarray(raised / raised.sum())
+
+
+def padded(tokens: int) -> int:
+    """The length that a text of so many tokens is padded to."""
+    return max(SMALLEST, 1 << max(0, tokens - 1).bit_length())
+
+
+def plain(values: np.ndarray) -> Any:
+    """Nested lists of JSON values: what is not finite becomes None."""
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        kept = values.astype(object)
+        kept[~np.isfinite(values)] = None
+        return kept.tolist()
+    return values.tolist()
+
+
+def _cast(values: np.ndarray, port: Mapping[str, Any]) -> np.ndarray:
+    dtype = np.dtype(_DTYPES.get(port["dtype"], port["dtype"]))
+    if dtype.kind in "iu" and values.dtype.kind == "f" and not (values == np.floor(values)).all():
+        raise RequestError(f"{port['name']}: it takes whole numbers ({dtype})")
+    return values.astype(dtype, copy=False)
+
+
+def _channels_first(port: Mapping[str, Any], channels: int) -> bool:
+    """Whether the port takes NCHW: as it says, or as its shape tells."""
+    if layout := port.get("layout"):
+        return str(layout).startswith("NC")
+    return not (port["shape"][-1] == channels and port["shape"][1] != channels)
+
+
+def _opened(request: Any) -> Any:
+    """The image, turned as its camera says; raises RequestError."""
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    if not isinstance(request, bytes | bytearray | memoryview) or not len(request):
+        raise RequestError("image: there is none; send the bytes of a PNG, JPEG or WebP file")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image = Image.open(io.BytesIO(request))
+            if image.width * image.height > PIXELS:
+                raise RequestError(
+                    f"image: {image.width} x {image.height} pixels are too many; send at most {PIXELS:,}"
+                )
+            image.load()
+            return ImageOps.exif_transpose(image)
+    except RequestError:
+        raise
+    except Exception as problem:  # its decoders raise whatever a broken file leads them to
+        reason = "not a known image format" if isinstance(problem, UnidentifiedImageError) else "it is damaged"
+        raise RequestError(f"image: it cannot be read ({reason}); send a PNG, JPEG or WebP file") from None
+
+
+def _target(size: tuple[int, int], resize: Any) -> tuple[int, int]:
+    """(width, height) to resize to: both given, or the shorter side."""
+    if not isinstance(resize, int | float):
+        height, width = resize
+        return int(width), int(height)
+    shorter = min(size)
+    return (max(1, int(resize * size[0] / shorter)), max(1, int(resize * size[1] / shorter)))
+
+
+def _centre(image: Any, height: int, width: int) -> Any:
+    left, top = round((image.width - width) / 2), round((image.height - height) / 2)
+    return image.crop((left, top, left + width, top + height))
+
+
+def _value(column: Mapping[str, Any], row: Mapping[str, Any]) -> float:
+    name = column["name"]
+    value = row.get(name, column.get("default"))
+    if value is None:
+        raise RequestError(f"row: the column {name!r} is missing")
+    if categories := column.get("categories"):
+        texts = [str(c) for c in categories]
+        if str(value) not in texts:
+            raise RequestError(f"row: {name}: {value!r} is not known; choose from {', '.join(texts[:20])}")
+        return float(texts.index(str(value)))
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise RequestError(f"row: {name}: {value!r} is not a number") from None
+    if not math.isfinite(number):
+        raise RequestError(f"row: {name}: {value!r} is not a finite number")
+    return (number - float(column.get("mean", 0.0))) / float(column.get("std", 1.0))
+
+
+@functools.lru_cache(maxsize=4)
+def _tokenizer(path: str, length: int) -> Any:
+    from tokenizers import Tokenizer
+
+    made = Tokenizer.from_file(path)
+    padding = made.padding
+    made.no_padding()  # padded here, to lengths that texts share
+    made.enable_truncation(max_length=length)
+    return _Tokenizer(made, padding)
+
+
+class _Tokenizer:
+    """A tokenizer whose padding is left to us, and what its file said of it."""
+
+    def __init__(self, made: Any, padding: Any) -> None:
+        self.encode, self.padding = made.encode, padding
