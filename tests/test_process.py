@@ -19,9 +19,15 @@ from serving import process
 from serving.process import Process, RequestError
 from tasks.base import Port, Serving
 
-LOGITS = [{"name": "logits", "shape": ["batch", 3], "dtype": "float32", "kind": "logits", "axis": 1}]
-DIGIT = {"kind": "image", "options": {"mode": "L", "mean": [0.25], "std": [0.5], "resize": [4, 6]}, "answer": "label"}
-CHW = {"name": "image", "shape": ["batch", 1, 4, 6], "dtype": "float32", "layout": "NCHW"}
+LOGITS: list[dict[str, Any]] = [
+    {"name": "logits", "shape": ["batch", 3], "dtype": "float32", "kind": "logits", "axis": 1}
+]
+DIGIT: dict[str, Any] = {
+    "kind": "image",
+    "options": {"mode": "L", "mean": [0.25], "std": [0.5], "resize": [4, 6]},
+    "answer": "label",
+}
+CHW: dict[str, Any] = {"name": "image", "shape": ["batch", 1, 4, 6], "dtype": "float32", "layout": "NCHW"}
 
 
 def png(pixels: np.ndarray, form: str = "PNG") -> bytes:
@@ -81,12 +87,12 @@ def test_a_text_becomes_ids_padded_to_a_length_that_texts_share(words: Path) -> 
 
 
 def test_a_row_goes_to_the_inputs_its_columns_name() -> None:
-    columns = [
+    columns: list[Any] = [
         "age",
         {"name": "pay", "mean": 10, "std": 5},
         {"name": "job", "categories": ["cook", "smith"], "input": "id"},
     ]
-    ports = [
+    ports: list[dict[str, Any]] = [
         {"name": "x", "shape": ["batch", 2], "dtype": "float32"},
         {"name": "id", "shape": ["batch"], "dtype": "int64"},
     ]
