@@ -53,7 +53,7 @@ def _stamp(what: str) -> Path:
 
 
 def _make_venv() -> None:
-    """A virtual environment of Python 3.11 with pip; one that is broken or was cut off is made anew."""
+    """A virtual environment of Python 3.11 with pip; one that is broken or was cut off is made again."""
     check = [str(PYTHON), "-c", "import pip, sys; sys.exit(sys.version_info[:2] != (3, 11))"]
     works = PYTHON.exists() and subprocess.run(check, capture_output=True).returncode == 0
     if not works or UNFINISHED.exists():
@@ -81,7 +81,7 @@ def _install(what: str) -> None:
     if pip.returncode:
         tail = "\n".join(LOG.read_text(errors="replace").splitlines()[-15:])
         sys.exit(
-            f"{tail}\ninstall.py: the installation failed (whole log: {LOG.relative_to(ROOT)}); mend it, run it again"
+            f"{tail}\ninstall.py: the installation failed (log: {LOG.relative_to(ROOT)}); fix this, then run it again"
         )
     print(f"installed in {time.monotonic() - started:.0f} s", flush=True)
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from rich.console import Console
 from rich.table import Table
 
+from search import terminal
 from search.command import UsageError, command, needs_study, settings
 from search.front import pareto
 from search.front import summary as summaries
@@ -148,7 +148,7 @@ def _carry_out(words: list[str]) -> int:
         if len(sweeps) < 2:
             raise UsageError(f"study: {study} has one sweep; make another with fresh=true")
     found = compare(*(summaries.read(root, study, sweep) for sweep in sweeps))
-    console = Console(highlight=False)
+    console = terminal.console()
     console.print(table(found))
     for line in moved(found):
         console.print(line, soft_wrap=True, markup=False)

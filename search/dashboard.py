@@ -11,28 +11,26 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 from wsgiref.simple_server import make_server
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from search.command import UsageError, command, settings
+from search.command import ROOT, STORAGE, Usage, UsageError, command
 from search.storage import database
 from search.tracking.uri import TrackingError
-from search.ui import HOST, arguments, free_port, stop
+from search.ui import HOST, PORT, arguments, free_port, stop
 
-HELP = """\
-optuna-dashboard on the studies of this project, on this machine only.
-
-  python -m search.dashboard [port=8080] [storage=sqlite|postgres] [root=mlruns]
-
-  port     if left out: 8080, or the next free one
-  storage  where the studies lie: `postgres` takes the address from PARE_STORAGE_URL
-  root     the folder that holds them otherwise
-
-Ends with Ctrl-C.
-"""
+HELP = Usage(
+    "search.dashboard",
+    "optuna-dashboard on the studies of this project, on this machine only.",
+    "[SETTING=VALUE ...]",
+    {"Settings": (replace(PORT, about=PORT.about.format(8080)), STORAGE, ROOT)},
+    (("", "the studies under mlruns"), ("storage=postgres", "those of the server that PARE_STORAGE_URL names")),
+    ("Ends with Ctrl-C.",),
+)
 
 
 def feasible(trial: FrozenTrial) -> bool:
@@ -71,7 +69,9 @@ def app(url: str) -> Callable[..., Any]:
         from optuna_dashboard import _app, wsgi
         from optuna_dashboard._pareto_front import get_pareto_front_trials
     except ImportError:
-        raise UsageError("optuna-dashboard is not installed; run: pip install 'optuna-dashboard>=0.21,<0.22'") from None
+        raise UsageError(
+            "optuna-dashboard is not installed; run .venv/bin/pip install -e '.[dashboard]' -c constraints.txt"
+        ) from None
 
     def best(trials: Sequence[FrozenTrial], directions: Sequence[Any]) -> list[FrozenTrial]:
         front: list[FrozenTrial] = get_pareto_front_trials([t for t in trials if feasible(t)], directions)
@@ -83,11 +83,8 @@ def app(url: str) -> Callable[..., Any]:
 
 
 def _carry_out(words: list[str]) -> int:
-    name = settings([w for w in words if w.startswith("storage=")], {"storage": "sqlite"})["storage"]
-    if name not in database.STORAGES:
-        raise UsageError(f"storage: {name!r} is not valid; choose from {', '.join(database.STORAGES)}")
-    root, asked = arguments([w for w in words if not w.startswith("storage=")])
-    url = database.address(root.resolve(), name)
+    root, asked = arguments(words, HELP)
+    url = database.address(root.resolve(), HELP.read(words)["storage"])
     if not database.is_server(url) and not (root / "optuna.db").exists():
         raise TrackingError(f"root: {root} holds no studies; run `python -m search.run study=mnist_prune`")
     signal.signal(signal.SIGTERM, stop)

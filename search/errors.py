@@ -13,11 +13,11 @@ from trainers.recipe import RecipeError
 
 
 class SweepError(RuntimeError):
-    """A sweep that cannot be opened or go on; the message says why and what to do."""
+    """A sweep that cannot be opened or continued; the message says why and what to do."""
 
 
 class SettingsError(SweepError):
-    """A command that does not fit the sweep it would go on with: a usage error."""
+    """A command that does not fit the sweep it would resume: a usage error."""
 
 
 class WorkerError(RuntimeError):
@@ -38,7 +38,7 @@ def reason(error: BaseException) -> str:
         raise SweepError(str(error)) from error
     if isinstance(error, OSError) and error.errno in ENVIRONMENT:
         raise SweepError(
-            f"{error.strerror}: {error.filename or 'mlruns'}; mend that and run the same command again: "
+            f"{error.strerror}: {error.filename or 'mlruns'}; fix this, then rerun the same command: "
             "finished trials are kept"
         ) from error
     return str(error) if isinstance(error, EXPECTED) else f"{type(error).__name__}: {error}"

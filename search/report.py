@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from search import terminal
 from search.command import UsageError, command, needs_study, settings
 from search.compare import Comparison, compare
 from search.front.summary import (
@@ -152,16 +153,11 @@ def say(root: Path, study: str, sweep: str | None = None, console: Console | Non
     made = files(root, summary.sweep)
     if not (made.picture.exists() and made.page.exists()):
         made = write(root, summary)
-    console = console or _console()
+    console = console or terminal.console()
     console.print(table(summary))
     for line in _below(summary):
         console.print(line, soft_wrap=True)
     console.print(f"Picture  {made.picture}\nReport   {made.page}\nMLflow   python -m search.ui", soft_wrap=True)
-
-
-def _console() -> Console:
-    plain = Console(highlight=False)
-    return plain if plain.is_terminal else Console(highlight=False, width=_WIDTH)
 
 
 def table(summary: Summary) -> Table:

@@ -13,6 +13,7 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
+from search import terminal
 from search.signals import Stop
 from search.study import compose
 
@@ -42,7 +43,11 @@ def search(raw: DictConfig) -> None:
 def main() -> None:
     """The command line; usage errors end with exit code 2 and without a traceback."""
     STOP.install()
-    with compose.clear_errors():
+    terminal.quiet_third_parties()
+    with compose.clear_errors(), terminal.closed_pipe_ends():
+        if (text := compose.help_asked(sys.argv[1:], EXPERIMENTS)) is not None:
+            print(text, end="")
+            return
         sys.argv[1:] = compose.precheck(sys.argv[1:], EXPERIMENTS)
         search()
 

@@ -11,9 +11,9 @@ from datetime import UTC, datetime
 from difflib import get_close_matches
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
+from search import terminal
 from search.command import RefusedError, UsageError, command, settings
 from search.schedules import recurring
 from search.schedules.history import History, Run, only_scheduler, scheduler_runs
@@ -39,7 +39,7 @@ Sweeps that recur, and what they found: each front is compared with the last one
     overrides: {study.confirm.seeds: 5}   # or a list of KEY=VALUE, as on the command line of search.run
     budget: {trials: 40, minutes: 90}     # in place of the study's
     executor: local               # also storage: and config_dir:, as for search.run
-    fresh: true                   # each run a new sweep; false: the newest goes on
+    fresh: true                   # each run a new sweep; false: the newest is resumed
     overlap: skip                 # or queue: what a run does that is due before this schedule's last has ended
     missed: run_once              # or skip: runs that were due while no scheduler ran, more than `grace` seconds ago
     grace: 300
@@ -48,7 +48,7 @@ Sweeps that recur, and what they found: each front is compared with the last one
     enabled: true
 
 Sweeps run one at a time; those of other schedules wait in line. Missed runs become one. After SIGTERM or kill -9 the
-sweep goes on at the scheduler's next start, before anything else. Files are read at the start.
+sweep resumes when the scheduler starts again, before anything else. Files are read at the start.
 
 The intervals know the noise of training and measuring, not the luck of a search: fronts of few trials differ by it.
 Give a sweep that is to sound an alarm a budget that finds its front every time.
@@ -144,13 +144,13 @@ def _trigger(root: Path, folder: Path, name: str, wait: bool) -> int:
         return 0
     while (run := history.get(run.id)).outcome in ("waiting", "running"):
         if not scheduler_runs(root):
-            raise RefusedError(f"{name}: the scheduler has ended; run {run.id} goes on at its next start")
+            raise RefusedError(f"{name}: the scheduler has ended; run {run.id} resumes when it starts again")
         time.sleep(0.5)
     return _told(root, run)
 
 
 def _here(root: Path, folder: Path, schedules: dict[str, Schedule], name: str) -> int:
-    """Without a daemon; what was interrupted goes on instead of a new run."""
+    """Without a daemon; what was interrupted is resumed instead of a new run."""
     from search.schedules import scheduler
 
     _reachable({name: schedules[name]})
@@ -174,7 +174,7 @@ def _told(root: Path, run: Run) -> int:
     """What a run came to, in words and as an exit code."""
     said = [f"run {run.id} {run.outcome}", *filter(None, [run.sweep, run.verdict, run.note])]
     if run.outcome == "interrupted":
-        said.append("goes on at the scheduler's next start")
+        said.append("resumes when the scheduler starts again")
     print(f"{run.schedule}: {'; '.join(said)}", flush=True)
     if run.outcome != "finished":
         print(f"Its output is in {run.log(root)}", file=sys.stderr)
@@ -235,9 +235,7 @@ def _history(root: Path, name: str, count: int) -> int:
 
 
 def _show(made: Table, otherwise: str) -> None:
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = 180
+    console = terminal.console()
     console.print(made if made.row_count else otherwise, soft_wrap=not made.row_count, markup=False)
 
 

@@ -14,7 +14,7 @@ FOLLOW = "PARE_FOLLOW"  # environment variable: the process whose end counts as 
 
 
 class Terminated(KeyboardInterrupt):
-    """Ends a sweep as Ctrl-C does, but with exit code 0: it was asked for, and the sweep can go on."""
+    """Ends a sweep as Ctrl-C does, but with exit code 0: it was asked for, and the sweep can be resumed."""
 
 
 class Stop:

@@ -11,32 +11,42 @@ import socket
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import psutil
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live as Screen
 from rich.table import Table
 from rich.text import Text
 
-from search.command import UsageError, command, settings
+from search import terminal
+from search.command import ROOT, STORAGE, STUDY, SWEEP, Setting, Usage, UsageError, command
 from search.storage import database
 from search.sweep.heartbeat import EVERY, KEY
 
-HELP = """\
-Show what runs where, progress, failures and the time left; while another process runs the sweep, or after it.
-
-  python -m search.status [study=NAME] [sweep=NAME] [storage=sqlite|postgres] [format=table|json] [watch=SECONDS]
-                          [root=mlruns]
-
-  study    one study, with what every worker does; all studies if left out
-  sweep    one of the study's sweeps; the newest if left out
-  storage  where the study lies: `postgres` takes the address from PARE_STORAGE_URL
-  watch    show it again every so many seconds, until Ctrl-C
-"""
-_KEYS = {"study": "", "sweep": "", "storage": "sqlite", "format": "table", "watch": "", "root": "mlruns"}
+HELP = Usage(
+    "search.status",
+    "What runs where, progress, failures and the time left; while another process runs the sweep, or after it.",
+    "[study=NAME] [SETTING=VALUE ...]",
+    {
+        "What is shown": (
+            replace(STUDY, about="one study, with what every worker does; all studies if left out"),
+            SWEEP,
+            STORAGE,
+            ROOT,
+        ),
+        "How": (
+            Setting("format", "json: for other programs", "table", choices=("table", "json")),
+            Setting("watch", "show it again every so many seconds, until Ctrl-C; once if left out", "", "SECONDS"),
+        ),
+    },
+    (
+        ("", "one line per study"),
+        ("study=mnist_prune watch=5", "one study, as it goes"),
+    ),
+)
 PACE = 20  # newest trials that the pace is judged by
 SILENT = 6 * EVERY  # seconds without a word after which a driver on another machine counts as gone
 _COLOURS = {"running": "cyan", "finished": "green", "failed": "red"}
@@ -164,7 +174,7 @@ def overview(found: Sequence[Progress]) -> Table:
 
 
 def details(one: Progress, said: str) -> Group:
-    """What every worker does, the newest failures, how to go on when no driver is alive; `said`: the storage's word."""
+    """What every worker does, the newest failures, how to resume when no driver runs; `said`: the storage's word."""
     lines: list[Any] = [Text("")]
     if one.doing:
         workers = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
@@ -179,7 +189,7 @@ def details(one: Progress, said: str) -> Group:
     if one.state not in ("running", "finished"):
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(one.at_ms / 1000))
         words = [f"study={one.study}", *([said] if said else []), *([f"root={one.root}"] if one.root else [])]
-        lines += [Text(f"No driver is alive since {since}; the same command goes on:" if one.at_ms else "Go on with:")]
+        lines += [Text(f"No driver has run since {since}; resume with:" if one.at_ms else "Resume with:")]
         lines += [Text(f"  python -m search.run {shlex.join(words)}")]
     if one.interrupted:
         lines += [Text(f"{one.interrupted} interrupted and enqueued again, which is no failure.", "dim")]
@@ -203,10 +213,7 @@ def _span(seconds: float) -> str:
 
 def arguments(words: Sequence[str]) -> dict[str, str]:
     """`key=value` words -> the settings; raises UsageError."""
-    asked = settings(words, _KEYS)
-    for key, valid in (("format", ("table", "json")), ("storage", database.STORAGES)):
-        if asked[key] not in valid:
-            raise UsageError(f"{key}: {asked[key]!r} is not valid; choose from {', '.join(valid)}")
+    asked = HELP.read(words)
     try:
         if asked["watch"] and float(asked["watch"]) < 1:
             raise ValueError
@@ -230,9 +237,9 @@ def _carry_out(words: list[str]) -> int:
     if asked["format"] == "json":
         print(json.dumps([asdict(one) for one in progress(url, asked["study"], asked["sweep"])], indent=2))
     elif not asked["watch"]:
-        Console(highlight=False).print(shown())
+        terminal.console().print(shown())
     else:
-        with Screen(shown(), console=Console(highlight=False), auto_refresh=False) as screen:
+        with Screen(shown(), console=terminal.console(), auto_refresh=False) as screen:
             while True:
                 try:
                     time.sleep(float(asked["watch"]))

@@ -20,27 +20,32 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import pandas as pd
 
-from search.command import UsageError, command, settings
+from search.command import ROOT, Setting, Usage, UsageError, command
 from search.study.metrics import Metrics
 from search.tracking.tracking import Tracking, studies
 from search.tracking.uri import TrackingError, store_uri
 
-HELP = """\
-MLflow's UI on the record of this project, on this machine only.
-
-  python -m search.ui [port=5000] [root=mlruns]
-
-  port  if left out: 5000, or the next free one
-  root  the folder that holds the record; MLFLOW_TRACKING_URI, if set, names another store or a running server
-
-Ends with Ctrl-C.
-"""
+PORT = Setting("port", "if left out: the first free one from {} on", "", "NUMBER")
+HELP = Usage(
+    "search.ui",
+    "The pages of the record, on this machine only: a start page with a link per study, the reports, and MLflow's UI.",
+    "[SETTING=VALUE ...]",
+    {
+        "Settings": (
+            replace(PORT, about=PORT.about.format(5000)),
+            replace(ROOT, about=ROOT.about + "; MLFLOW_TRACKING_URI, if set, names another record or a running server"),
+        )
+    },
+    (("", "serve it"), ("port=5001 root=FOLDER", "another port, another record")),
+    ("Ends with Ctrl-C.",),
+)
 HOST = "127.0.0.1"
 KEY, _RECIPES = "pare", "pare-recipes"
 _PATIENCE = 180  # seconds for the server to answer; it takes about 15 on an idle machine
@@ -213,9 +218,9 @@ def _end(server: subprocess.Popen[bytes]) -> None:
             return
 
 
-def arguments(argv: Sequence[str]) -> tuple[Path, int | None]:
+def arguments(argv: Sequence[str], usage: Usage = HELP) -> tuple[Path, int | None]:
     """`key=value` words -> (root, port); raises UsageError."""
-    asked = settings(argv, {"root": "mlruns", "port": ""})
+    asked = usage.read(argv)
     port = asked["port"]
     if port and not (port.isdecimal() and 0 < int(port) < 65536):
         raise UsageError(f"port: {port!r} is not valid; write a number from 1 to 65535")
@@ -228,7 +233,7 @@ def _show(address: str, links: dict[str, dict[str, str]]) -> None:
         for name, place in views.items():
             print(f"    {name}: {address}/{place}" if name else f"  {study}: {address}/{place}")
     if not links:
-        print("  nothing is recorded yet: run `python -m search.run study=mnist_prune`")
+        print("  nothing is recorded yet; run `python -m search.run study=mnist_prune`")
 
 
 def stop(number: int, frame: FrameType | None) -> None:

@@ -1,4 +1,4 @@
-"""kill -9 of the whole process tree at random moments: the same command goes on, nothing twice, nothing lost."""
+"""kill -9 of the whole process tree at random moments: the same command resumes, nothing twice, nothing lost."""
 
 from __future__ import annotations
 
@@ -123,6 +123,6 @@ def test_ctrl_c_keeps_what_is_finished(root: Path) -> None:
     os.killpg(driver.pid, signal.SIGINT)
     _, errors = driver.communicate(timeout=120)
     assert driver.returncode == 130, errors.decode()[-2000:]
-    assert b"Interrupted. Finished trials are kept; the same command goes on." in errors
+    assert b"Interrupted. Finished trials are kept; rerun the same command to resume." in errors
     assert b"Traceback" not in errors
     assert finished(root) >= 1

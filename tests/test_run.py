@@ -50,7 +50,7 @@ USAGE = [
     (["executor.workers=many"], "executor.workers: 'many' is not valid"),
     (["device=gpu"], "device: 'gpu' is not valid; it should be 'auto', 'cpu' or 'cuda'"),
     (["fresh"], "fresh: cannot be read; write KEY=VALUE"),
-    (["fresh=true", "sweep=smoke-001"], "fresh: true starts a new sweep, sweep=smoke-001 goes on with one; write one"),
+    (["fresh=true", "sweep=smoke-001"], "fresh: true starts a new sweep, sweep=smoke-001 resumes one; write one"),
     (["study.seed=[1"], "study.seed=[1: cannot be read"),
     (["--config-dir=/nowhere/at/all"], "--config-dir: /nowhere/at/all is not a folder"),
 ]
@@ -111,13 +111,33 @@ def test_help_lists_the_studies_and_what_can_be_overridden(
     code, out, _ = ended(["--help"], monkeypatch, capsys)
     assert code == 0
     for word in (
-        "study: mnist_prune, mnist_prune_both",
-        "executor: inline, local",
-        "storage: postgres, sqlite",
+        "mnist_prune_both  LeNet-5 by both trainers",
+        "executor.name=local|ray|inline",
+        "storage.name=sqlite|postgres",
         "study.budget.trials=60",
         "trial_timeout",
     ):
         assert word in out
+
+
+def test_a_bare_command_shows_the_studies_and_runs_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, err = ended([], monkeypatch, capsys)
+    assert (code, err) == (0, "")
+    assert "mnist_prune       LeNet-5" in out
+    assert "python -m search.run --help" in out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_settings_without_a_study_are_a_mistake(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    for argv in (["fresh=true"], ["--cfg", "job"], ["--multirun", "fresh=true,false"]):
+        code, out, err = ended([*argv, f"root={tmp_path}/m"], monkeypatch, capsys)
+        assert (code, out) == (2, "")
+        assert err.startswith("error: study: missing; write study=NAME, one of mnist_prune, ")
 
 
 def test_nothing_is_written_outside_root(root: Path, tmp_path: Path) -> None:

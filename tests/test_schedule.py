@@ -217,7 +217,7 @@ def test_without_a_scheduler_trigger_says_what_to_do(tmp_path: Path, capsys: pyt
         ({"outcome": "finished", "worse": 0, "verdict": "no difference beyond noise"}, 0, "no difference"),
         ({"outcome": "finished", "worse": 1, "verdict": "worse beyond noise"}, 3, "worse beyond noise"),
         ({"outcome": "failed", "exit_code": 1, "note": "the disk is full"}, 1, "run 1 failed; the disk is full"),
-        ({"outcome": "interrupted"}, 1, "goes on at the scheduler's next start"),
+        ({"outcome": "interrupted"}, 1, "resumes when the scheduler starts again"),
     ],
 )
 def test_a_trigger_that_waits_ends_with_what_the_sweep_came_to(

@@ -148,7 +148,7 @@ def test_killed_over_three_missed_runs_it_starts_exactly_one_which_sigterm_only_
     assert trials(root, "RUNNING") == 0
 
     last = started(root, folder)
-    assert "run 1 goes on with smoke-001" in until(last, "run 1 finished; smoke-001; nothing to compare with yet")
+    assert "run 1 resumes smoke-001" in until(last, "run 1 finished; smoke-001; nothing to compare with yet")
     last.send_signal(signal.SIGTERM)
     assert last.wait(60) == 0
     assert [(r.id, r.note, r.outcome) for r in History(root).of()] == [(1, "3 missed", "finished")]

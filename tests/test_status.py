@@ -108,7 +108,7 @@ def test_after_a_kill_it_says_since_when_and_how_to_go_on(tmp_path: Path, capsys
     sweep.put("live", said | {"pid": dead.pid})
     _, out, _ = shown(tmp_path, "study=tiny", capsys=capsys)
     assert "stopped" in out
-    assert "No driver is alive since" in out
+    assert "No driver has run since" in out
     assert f"python -m search.run study=tiny root={tmp_path}" in out.replace("\n", "")
     # Of a driver on another machine only its silence is known.
     now = int(time.time() * 1000)

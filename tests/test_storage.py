@@ -108,7 +108,7 @@ def test_the_command_line_ends_with_2_without_an_address_and_with_1_without_a_se
 
 def test_without_psycopg_it_says_what_to_install(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "psycopg", None)
-    with pytest.raises(SweepError, match=r"needs psycopg .*pip install -c constraints.txt 'psycopg\[binary\]'"):
+    with pytest.raises(SweepError, match=r"needs psycopg .*; run .venv/bin/pip install -e '\.\[postgres\]' -c"):
         database.ServerHold(url, "tiny", 1)
 
 
@@ -177,7 +177,7 @@ def test_a_server_that_stays_away_is_a_clear_stop_and_another_drivers_turn_is_no
         hold._name = "pare 1@elsewhere"  # what makes this process another driver than the one below
         server.stop()
         try:
-            with pytest.raises(SweepError, match=r"has not answered for 2 s .*the same command goes on"):
+            with pytest.raises(SweepError, match=r"has not answered for 2 s .*rerun the same command to resume"):
                 sweep.tell(asked, record(asked))
         finally:
             server.start()

@@ -18,6 +18,11 @@ DISTILLATIONS = ("none", "soft", "hard")
 CLUSTERS = (0, 8, 16, 32)
 
 
+def about(default: Any, text: str) -> Any:
+    """A field with its default and what `--help` says of it."""
+    return field(default=default, metadata={"about": text})
+
+
 class RecipeError(ValueError):
     """A recipe that cannot be carried out; the message names field, value, rule and valid choices."""
 
@@ -41,9 +46,9 @@ class Pruning:
     `gradual` is the cubic ramp of Zhu & Gupta, arXiv:1710.01878, during fine-tuning.
     """
 
-    granularity: str = "none"
-    sparsity: float = 0.0
-    schedule: str = "gradual"
+    granularity: str = about("none", "what is removed: single weights, blocks of them, 2 of 4, whole channels")
+    sparsity: float = about(0.0, "share of the weights, or of each layer's channels, that is removed: 0 to 0.99")
+    schedule: str = about("gradual", "one_shot, or gradual: a cubic ramp during fine-tuning")
 
     def __post_init__(self) -> None:
         choice("pruning.granularity", self.granularity, GRANULARITIES)
@@ -55,8 +60,8 @@ class Pruning:
 class Quantization:
     """`scheme`: what weights and activations become; `clusters`: distinct values per weight tensor (0 = off)."""
 
-    scheme: str = "none"
-    clusters: int = 0
+    scheme: str = about("none", "number format; static_ and dynamic_ after training, qat_ trained with it")
+    clusters: int = about(0, "distinct values per weight tensor, which makes the file smaller; 0: off")
 
     def __post_init__(self) -> None:
         choice("quantization.scheme", self.scheme, SCHEMES)
@@ -71,10 +76,10 @@ class Distillation:
     model of the recipe) or `TRAINER/MODEL`, another dense model of the study.
     """
 
-    kind: str = "none"
-    temperature: float = 1.0
-    alpha: float = 0.0
-    teacher: str = "baseline"
+    kind: str = about("none", "soft: learn the teacher's softened outputs; hard: its labels")
+    temperature: float = about(1.0, "how much the outputs are softened: 0.1 to 100")
+    alpha: float = about(0.0, "weight of the teacher against the labels: 0 to 1")
+    teacher: str = about("baseline", "baseline: the dense model itself; or another one, TRAINER/MODEL")
 
     def __post_init__(self) -> None:
         choice("distillation.kind", self.kind, DISTILLATIONS)
@@ -86,10 +91,10 @@ class Distillation:
 class FineTuning:
     """`epochs` after pruning or with distillation; `qat_epochs` with fake quantization. Adam, cosine with warm-up."""
 
-    epochs: int = 2
-    qat_epochs: int = 1
-    learning_rate: float = 1e-3
-    batch_size: int = 128
+    epochs: int = about(2, "passes over the training split after pruning, or with a teacher")
+    qat_epochs: int = about(1, "further passes with quantized weights, of a qat_ scheme")
+    learning_rate: float = about(1e-3, "Adam's largest step, cosine with warm-up")
+    batch_size: int = about(128, "samples per training step")
 
     def __post_init__(self) -> None:
         _bound("finetuning.epochs", self.epochs, 0, 1000)
@@ -102,13 +107,13 @@ class FineTuning:
 class Recipe:
     """One way to make a compressed model from a dense one. Two equal recipes give the same file."""
 
-    model: str
-    trainer: str = "pytorch"
+    model: str = field(metadata={"about": "the dense model; several are searched with {choices: [A, B]}"})
+    trainer: str = about("pytorch", "who carries the recipe out")
     pruning: Pruning = field(default_factory=Pruning)
     quantization: Quantization = field(default_factory=Quantization)
     distillation: Distillation = field(default_factory=Distillation)
     finetuning: FineTuning = field(default_factory=FineTuning)
-    seed: int = 0
+    seed: int = about(0, "of everything random in the trial")
 
     @property
     def trains(self) -> bool:

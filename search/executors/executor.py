@@ -270,7 +270,7 @@ def serve(key: int, python: Path | None, work: Callable[..., Any], args: tuple[A
 def start(wanted: config.Config, output: Path) -> Executor:
     """The executor that the configuration names; `output`: file for what frameworks print on this host.
 
-    Raises SweepError when its cluster cannot be reached or lacks what the study needs.
+    Raises SweepError when its cluster cannot be reached or has not what the study needs.
     """
     if wanted.executor.name == "inline":
         return InlineExecutor()

@@ -78,7 +78,7 @@ def main() -> None:
         except EOFError:
             return
         except Exception as error:
-            _send(replies, ("error", WorkerError(f"{sys.executable} lacks what the work needs: {error}")))
+            _send(replies, ("error", WorkerError(f"{sys.executable} cannot import a required module: {error}")))
             return
         try:
             result = work(*args, lambda stage, fraction: _send(replies, ("progress", stage, fraction)))

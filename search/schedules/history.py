@@ -20,7 +20,7 @@ from typing import IO, Any
 from search.command import RefusedError
 from search.schedules.recurring import Schedule
 
-# waiting -> running -> finished or failed; interrupted ones go on at the scheduler's next start.
+# waiting -> running -> finished or failed; interrupted ones resume when the scheduler starts again.
 UNDER_WAY = ("waiting", "running", "interrupted")
 _TABLE = """
 create table if not exists runs (

@@ -27,7 +27,7 @@ OWN = {
     "executor": "write executor: NAME beside it",
     "storage": "write storage: NAME beside it",
     "fresh": "write fresh: true or false beside it",
-    "sweep": "the scheduler knows which sweep it goes on with",
+    "sweep": "the scheduler knows which sweep it resumes",
     "root": "the scheduler's own is used: python -m search.schedule run root=FOLDER",
 }
 
@@ -171,8 +171,8 @@ class Webhook(Part):
 class Schedule(Part):
     """One file of experiments/schedule: `study` with its overrides, as `python -m search.run` takes them.
 
-    `fresh`: every run a new sweep; else the study's newest goes on. `overlap`: what a run does that is due while this
-    schedule's last one is not done. `missed`: what becomes of runs whose time is more than `grace` seconds past.
+    `fresh`: every run a new sweep; else the study's newest is resumed. `overlap`: what a run does that is due while
+    this schedule's last one is not done. `missed`: what becomes of runs whose time is more than `grace` seconds past.
     `against`: the sweep that the front is compared with.
     """
 

@@ -1,7 +1,7 @@
 """The scheduler: APScheduler says what is due, one sweep after the other runs as a process of its own.
 
 One at a time, because a sweep uses every core and measures latencies. The process is single-threaded and keeps
-nothing in memory that matters: killed at any moment, its next start goes on from the table of runs and the job store.
+nothing in memory that matters: killed at any moment, its next start continues from the table of runs and the job store.
 """
 
 from __future__ import annotations
@@ -169,7 +169,7 @@ class Runner:
             attempts=run.attempts + 1,
         )
         self._process, self._judging, self._pressed = process, False, 0
-        what = f"goes on with {sweep}" if sweep else f"starts a sweep of {' '.join(run.command)}"
+        what = f"resumes {sweep}" if sweep else f"starts a sweep of {' '.join(run.command)}"
         self._say(f"{run.schedule}: run {run.id} {what}; its output is in {log}")
 
     def _spawn(self, module: list[str], output: Any) -> subprocess.Popen[bytes]:
@@ -201,7 +201,7 @@ class Runner:
         changes = {"sweep": sweep_of(log), "exit_code": code, "ended": time.time(), "pid": None, "born": None}
         if self._pressed or code in (-signal.SIGTERM, 130):
             self._history.update(run.id, **changes, outcome="interrupted", attempts=0)
-            self._say(f"{run.schedule}: run {run.id} is interrupted; it goes on at the scheduler's next start")
+            self._say(f"{run.schedule}: run {run.id} is interrupted; it resumes when the scheduler starts again")
             return
         changes["note"] = ", ".join(filter(None, [run.note, _why(code, log)]))
         self._run = self._history.update(run.id, **changes)
@@ -250,7 +250,7 @@ def _alive(run: Run) -> bool:
 
 
 def take_up(history: History, schedules: Mapping[str, Schedule], say: _Say) -> None:
-    """What a scheduler that ended left behind waits to go on, before anything else: the newest run of its schedule."""
+    """What a scheduler that ended left behind is resumed before anything else: the newest run of its schedule."""
     seen: set[str] = set()
     for run in history.of():
         if run.outcome == "skipped":

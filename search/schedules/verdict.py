@@ -123,7 +123,7 @@ def settle(root: Path, history: History, run: Run, schedule: Schedule | None) ->
 
         about = summary.existing(root, run.sweep.rpartition("-")[0]).about(run.sweep)
         if about["status"] != "FINISHED":
-            note = "stopped from outside; goes on at the scheduler's next start"
+            note = "stopped from outside; resumes when the scheduler starts again"
             return history.update(run.id, outcome="interrupted", attempts=0, note=note)
         verdict, worse, sweep, found = judge(root, history, run, schedule.against if schedule else "previous")
         run = history.update(run.id, verdict=verdict, worse=int(worse))
@@ -154,10 +154,10 @@ def _carry_out(words: list[str]) -> int:
     history = History(root)
     run = history.get(int(asked["run"]))
     if run.exit_code is None:
-        raise RefusedError(f"run: {run.id} is {run.outcome}: there is no sweep to judge yet")
+        raise RefusedError(f"run: {run.id} is {run.outcome}, not finished; nothing to compare")
     try:
         schedule = one(Path(asked["schedules"]), run.schedule)
-    except UsageError as error:  # while it is edited: the comparison is made all the same
+    except UsageError as error:  # while it is edited: the comparison is made anyway
         schedule = None
         history.update(run.id, webhook=f"not sent: {error}")
     run = settle(root, history, run, schedule)

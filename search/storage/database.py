@@ -125,8 +125,7 @@ def connected(url: str, name: str = "pare") -> Any:
         import psycopg
     except ImportError as error:
         raise SweepError(
-            f"storage=postgres needs psycopg ({error}); install it with: pip install -c constraints.txt "
-            "'psycopg[binary]'"
+            f"storage=postgres needs psycopg ({error}); run .venv/bin/pip install -e '.[postgres]' -c constraints.txt"
         ) from None
     parsed = make_url(url)
     words = parsed.translate_connect_args(username="user", database="dbname") | dict(parsed.query)
@@ -159,7 +158,7 @@ def _away(error: BaseException | None) -> bool:
 class Hold:
     """One study held by this driver. A file needs no more than the lock on it; see ServerHold."""
 
-    def call(self, action: Callable[[], Result], mend: Callable[[], None] = lambda: None) -> Result:
+    def call(self, action: Callable[[], Result], repair: Callable[[], None] = lambda: None) -> Result:
         """What `action`, which reads or writes the storage, gives."""
         return action()
 
@@ -206,10 +205,10 @@ class ServerHold(Hold):
     def _taken(self, holder: str) -> SweepError:
         pid, _, host = holder.removeprefix("pare ").partition("@")
         who = f"process {pid} on {host}" if host else holder
-        return SweepError(f"study {self._study}: {who} is running it; wait for it, or stop it and start this again")
+        return SweepError(f"study {self._study}: {who} is running it; wait for it, or stop it and rerun this command")
 
-    def call(self, action: Callable[[], Result], mend: Callable[[], None] = lambda: None) -> Result:
-        """What `action` gives. While the server is away: wait, take the study again, `mend`, and try once more.
+    def call(self, action: Callable[[], Result], repair: Callable[[], None] = lambda: None) -> Result:
+        """What `action` gives. While the server is away: wait, take the study again, `repair`, and try once more.
 
         Raises SweepError when the server stays away or another driver has taken the study meanwhile.
         """
@@ -220,7 +219,7 @@ class ServerHold(Hold):
                     self._connection.execute("select 1")
                 else:
                     self._take_again()
-                    mend()
+                    repair()
                 return action()
             except Exception as error:
                 if not _away(error):
@@ -235,8 +234,8 @@ class ServerHold(Hold):
                 if now - since >= self._patience:
                     raise SweepError(
                         f"storage: {place(self._url)} has not answered for {self._patience:g} s "
-                        f"({_reason(error, self._url)}); finished trials are kept: when the server is back, the same "
-                        "command goes on"
+                        f"({_reason(error, self._url)}); finished trials are kept: when the server is back, rerun "
+                        "the same command to resume"
                     ) from None
                 time.sleep(1.0)
 

@@ -19,13 +19,18 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from search import terminal
 from search.errors import SettingsError
 from search.signals import Terminated
-from search.study import config
+from search.study import config, help
 
 GROUPS = ("study", "executor", "storage")
 # Faults of the machine and its surroundings by class name: their modules take seconds to import.
 FAULTS = ("SweepError", "TrackingError", "DataError", "CacheError", "WorkerError")
+
+_MULTIRUN = ("-m", "--multirun")
+_HYDRAS_OWN = {"--hydra-help", "--version", "--shell-completion", "-sc"}  # they need no study
+os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # else it prints a traceback of its own and hides the error from us
 
 
 def overrides(argv: list[str]) -> list[str]:
@@ -40,27 +45,53 @@ def overrides(argv: list[str]) -> list[str]:
     ]
 
 
-def _search_path(argv: list[str]) -> list[str]:
-    """`--config-dir DIR`, the user's own folder of studies, as the override it stands for."""
+def _own_folders(argv: list[str]) -> tuple[list[str], list[Path]]:
+    """(the other words, the folders of studies that `--config-dir DIR` names)."""
     words = iter(argv)
-    found = []
+    found, folders = [], []
     for word in words:
         flag, _, value = word.partition("=")
         if flag in ("--config-dir", "-cd"):
             folder = Path(value or next(words, "")).expanduser().absolute()
             if not folder.is_dir():
                 _usage([f"--config-dir: {folder} is not a folder; name one that holds study/NAME.yaml"])
-            found.append(f"hydra.searchpath=[file://{folder}]")
+            folders.append(folder)
         else:
             found.append(word)
-    return found
+    return found, folders
+
+
+def _search_path(argv: list[str]) -> list[str]:
+    """`--config-dir DIR` as the override it stands for."""
+    words, folders = _own_folders(argv)
+    return [*words, *(f"hydra.searchpath=[file://{folder}]" for folder in folders)]
+
+
+def help_asked(argv: list[str], experiments: Path) -> str | None:
+    """What to print instead of running: for `--help` all settings, for a command without words its first screen."""
+    words, folders = _own_folders(argv)
+    places = [experiments, *folders]
+    if not words:
+        return help.first_screen(places, terminal.text_width())
+    if not set(words) & {"-h", "--help"}:
+        return None
+    values: Any = {}
+    if named := [word for word in words if word.startswith("study=")]:
+        try:
+            values = _plain(_compose([*named, *_search_path(argv)[len(words) :]], experiments))
+        except config.ConfigError as error:
+            _usage(error.problems)
+    return help.whole(places, terminal.text_width(), values)
 
 
 def precheck(argv: list[str], experiments: Path) -> list[str]:
     """The command line for Hydra; ends with exit code 2 and one message if it cannot be composed."""
     argv = overrides(_search_path(argv))
+    if not any(a.startswith("study=") for a in argv) and not set(argv) & _HYDRAS_OWN:
+        names = ", ".join(help.studies([experiments, *_own_folders(argv)[1]]))
+        _usage([f"study: missing; write study=NAME, one of {names}"])
     words = [a for a in argv if "=" in a or not a.startswith("-")]
-    if len(words) < len([a for a in argv if a not in ("-m", "--multirun")]):
+    if len(words) < len([a for a in argv if a not in _MULTIRUN]):
         return argv  # flags such as --help, --info or --config-dir: Hydra's own
     multirun = len(words) < len(argv)
     # In a multirun `study=a,b` is a list of choices; the first value of every other list stands for all.
@@ -140,7 +171,7 @@ def storage(root: Path, name: str = "sqlite") -> str:
 def clear_errors() -> Iterator[None]:
     """Ends the process with one message.
 
-    Exit code 2 for a usage error, 1 for the machine's faults, 130 for Ctrl-C, 0 for SIGTERM.
+    Exit code 2 for a usage error, 1 for the machine's faults, 130 for Ctrl-C, 0 for SIGTERM, 141 for a closed pipe.
     """
     try:
         yield
@@ -151,12 +182,16 @@ def clear_errors() -> Iterator[None]:
     except OSError as error:
         if interrupt := _interrupt(error):
             _interrupted(interrupt)
+        if terminal.reader_gone():
+            terminal.leave_closed_pipe()
         if error.errno is None:
             raise
         reason = "no space is left on the disk" if error.errno == errno.ENOSPC else error.strerror
         _fault(f"{error.filename or 'the folder of root='}: {reason}; make it usable, or name another with root=FOLDER")
     except SettingsError as error:
         _usage([str(error)])
+    except (HydraException, OmegaConfBaseException) as error:
+        _usage([str(error).splitlines()[0]])
     except Exception as error:
         if interrupt := _interrupt(error):
             _interrupted(interrupt)
@@ -173,7 +208,7 @@ def _interrupt(error: BaseException | None) -> KeyboardInterrupt | None:
 def _interrupted(error: KeyboardInterrupt) -> NoReturn:
     asked = isinstance(error, Terminated)
     how = "Stopped by SIGTERM" if asked else "Interrupted"
-    print(f"\n{how}. Finished trials are kept; the same command goes on.", file=sys.stderr)
+    print(f"\n{how}. Finished trials are kept; rerun the same command to resume.", file=sys.stderr)
     sys.exit(0 if asked else 130)
 
 

@@ -39,81 +39,95 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Data(Section):
-    """`folder`: the original files, if you have them. The sizes take a stratified subset, for smoke studies."""
+def about(description: str, default: Any = ...) -> Any:
+    """A field with what `--help` says of it; without a default it must be given."""
+    return Field(default, description=description)
 
-    name: Literal["mnist"] = "mnist"
-    folder: str | None = None
-    train_size: Annotated[int, Field(ge=100, le=55_000)] | None = None
-    validation_size: Annotated[int, Field(ge=100, le=5_000)] | None = None
+
+class Data(Section):
+    """What is trained, validated and tested on."""
+
+    name: Literal["mnist"] = about("the data set", "mnist")
+    folder: str | None = about("folder with the original files, if you have them; else they are fetched", None)
+    train_size: Annotated[int, Field(ge=100, le=55_000)] | None = about(
+        "use a stratified part of the training split, for smoke studies; all of it if left out", None
+    )
+    validation_size: Annotated[int, Field(ge=100, le=5_000)] | None = about("the same of the validation split", None)
 
 
 class DenseTraining(Section):
-    """How the dense baselines and teachers are trained."""
+    """How the dense models are trained, that trials start from and learn from."""
 
-    epochs: Positive = 8
-    learning_rate: Annotated[float, Field(gt=0, le=10)] = 1e-3
-    batch_size: Positive = 128
+    epochs: Positive = about("passes over the training split", 8)
+    learning_rate: Annotated[float, Field(gt=0, le=10)] = about("Adam's largest step, cosine with warm-up", 1e-3)
+    batch_size: Positive = about("samples per training step", 128)
 
 
 class Sampler(Section):
-    """`startup_trials`: random ones before the sampler's model is used; the references are counted."""
+    """What proposes the recipes."""
 
-    name: Literal["tpe", "gp", "nsga2", "random"] = "tpe"
-    startup_trials: Positive = 10
+    name: Literal["tpe", "gp", "nsga2", "random"] = about(
+        "tpe: tree of Parzen estimators; gp: Gaussian process, up to some 60 trials; nsga2: genetic; random", "tpe"
+    )
+    startup_trials: Positive = about("random trials before the sampler's model is used; references count", 10)
 
 
 class Budget(Section):
-    """The sweep ends when `trials` have finished, or `minutes` have passed in this call."""
+    """When a sweep ends."""
 
-    trials: Positive
-    minutes: Annotated[float, Field(gt=0)] | None = None
+    trials: Positive = about("so many trials have finished")
+    minutes: Annotated[float, Field(gt=0)] | None = about("or so many minutes have passed in this call", None)
 
 
 class Confirm(Section):
-    """When the search ends, the front and its `neighbours` nearest are trained again with `seeds` fresh seeds.
+    """At the end the front and its neighbours are trained again with fresh seeds: a search picks lucky trials."""
 
-    `candidates`: at most so many in all, spread over the front. `first_seed`: the seeds count from there; another one
-    confirms the same candidates anew. `seeds: 0` leaves the front as the search found it: optimistic.
-    """
-
-    seeds: Annotated[int, Field(ge=0, le=100)] = 3
-    neighbours: Annotated[int, Field(ge=0)] = 2
-    candidates: Positive | None = None
-    first_seed: Annotated[int, Field(ge=0, le=2**31 - 101)] = 1_000_000
+    seeds: Annotated[int, Field(ge=0, le=100)] = about(
+        "fresh trainings per candidate; 0 leaves the front as the search found it, which is optimistic", 3
+    )
+    neighbours: Annotated[int, Field(ge=0)] = about("trials just behind the front that are confirmed with it", 2)
+    candidates: Positive | None = about(
+        "at most so many in all, spread over the front; the whole front and its neighbours if left out", None
+    )
+    first_seed: Annotated[int, Field(ge=0, le=2**31 - 101)] = about(
+        "the fresh seeds count from here; another one confirms the same candidates again", 1_000_000
+    )
 
 
 class Latency(Section):
-    """What is measured, and how long: until the ratio's 95 % interval is `target_rel_ci` wide, or `max_seconds`."""
+    """What is timed, and how long."""
 
-    batch: Annotated[list[Positive], Field(min_length=1)] = [1]
-    threads: Annotated[list[Positive], Field(min_length=1)] = [1]
-    target_rel_ci: Annotated[float, Field(ge=0.015, lt=1)] = 0.03
-    max_seconds: Annotated[float, Field(gt=0)] = 3.0
+    batch: Annotated[list[Positive], Field(min_length=1)] = about("samples per call; the first one is searched", [1])
+    threads: Annotated[list[Positive], Field(min_length=1)] = about(
+        "threads of the runtime; the first one is searched", [1]
+    )
+    target_rel_ci: Annotated[float, Field(ge=0.015, lt=1)] = about(
+        "measure until the 95 % interval of the ratio to the dense model is this wide, as a share of it", 0.03
+    )
+    max_seconds: Annotated[float, Field(gt=0)] = about("or for so many seconds", 3.0)
 
 
 class Study(Section):
-    """One file of experiments/study: what to search. `recipe` is read by search.parse.
+    """What is searched: one file of experiments/study."""
 
-    `target`: the resource by which a Ray cluster's nodes say that latency may be measured there.
-    """
-
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
-    description: str = ""
-    objectives: Annotated[list[str], Field(min_length=1)]
-    constraints: list[str] = []
-    recipe: dict[str, Any]
-    references: dict[str, dict[str, Any]] = {}
-    runtime: str | dict[str, str]
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")] = about("letters, digits, - and _")
+    description: str = about("a sentence for reports", "")
+    objectives: Annotated[list[str], Field(min_length=1)] = about("metrics; the first is drawn upwards")
+    constraints: list[str] = about("such as [accuracy_drop <= 0.02]; a trial that breaks one is infeasible", [])
+    recipe: dict[str, Any] = about("what is done to a model; open values are searched (see RECIPE)")
+    references: dict[str, dict[str, Any]] = about("recipes that are tried first, by name: {dense: {}}", {})
+    runtime: str | dict[str, str] = about("what runs the exported file; {TRAINER: RUNTIME} for several trainers")
     dense: DenseTraining = DenseTraining()
-    dense_of: dict[str, DenseTraining] = {}  # of single models that are trained otherwise, such as a larger teacher
+    dense_of: dict[str, DenseTraining] = about("the same for single models, such as a larger teacher", {})
     data: Data = Data()
     sampler: Sampler = Sampler()
     budget: Budget
     latency: Latency = Latency()
     confirm: Confirm = Confirm()
-    seed: Annotated[int, Field(ge=0)] = 0
-    target: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:-]+$")] = "latency"
+    seed: Annotated[int, Field(ge=0)] = about("of all that is random", 0)
+    target: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:-]+$")] = about(
+        "the resource by which a Ray cluster's nodes say that latency may be measured there", "latency"
+    )
 
     @property
     def space(self) -> Space:
@@ -141,49 +155,46 @@ class Study(Section):
 
 
 class Executor(Section):
-    """Where trials run. `workers: auto` is one per core; `trial_timeout` in seconds; workers are recycled.
+    """Where trials run: executor=local (worker processes here), ray (a cluster), inline (this process)."""
 
-    `python`: the interpreter of a trainer's workers, where it is not the driver's. `grace`: seconds that running trials
-    have to finish after SIGTERM. Of `ray` alone: `address`, and what a worker takes of its node, `num_cpus` and
-    `num_gpus`; there `workers: auto` is as many as there is room for.
-    """
-
-    name: Literal["local", "ray", "inline"] = "local"
-    workers: Positive | Literal["auto"] = "auto"
-    trial_timeout: Annotated[float, Field(gt=0)] = 1800
-    trials_per_worker: Positive = 25
-    retries: Annotated[int, Field(ge=0, le=10)] = 1
-    grace: Annotated[float, Field(ge=0)] = 30
-    python: dict[Literal["pytorch", "tensorflow"], Path] = {}
-    address: str = "auto"
-    num_cpus: Annotated[float, Field(gt=0)] = 1
-    num_gpus: Annotated[float, Field(ge=0)] = 0
+    name: Literal["local", "ray", "inline"] = about("write executor=NAME, which sets the others' defaults too", "local")
+    workers: Positive | Literal["auto"] = about("auto: one per core; on a cluster as many as there is room for", "auto")
+    trial_timeout: Annotated[float, Field(gt=0)] = about("seconds, then a trial is stopped and tried once more", 1800)
+    trials_per_worker: Positive = about("then a worker process is replaced, since frameworks leak memory", 25)
+    retries: Annotated[int, Field(ge=0, le=10)] = about("of a trial whose worker crashed or ran out of time", 1)
+    grace: Annotated[float, Field(ge=0)] = about("seconds that running trials have to finish after SIGTERM", 30)
+    python: dict[Literal["pytorch", "tensorflow"], Path] = about(
+        "Python of a trainer's workers, where it is not this one: {tensorflow: .venv-tf/bin/python}", {}
+    )
+    address: str = about("of the Ray cluster: auto, local, HOST:PORT or ray://HOST:PORT (executor=ray)", "auto")
+    num_cpus: Annotated[float, Field(gt=0)] = about("CPUs that a worker takes of its node (executor=ray)", 1)
+    num_gpus: Annotated[float, Field(ge=0)] = about("GPUs likewise; 0.5: two workers share one (executor=ray)", 0)
 
 
 class Storage(Section):
-    """Where the Optuna study lies. `patience`: seconds that a server may be away before the sweep stops."""
+    """Where the Optuna study lies: storage=sqlite (a file under root) or postgres (PARE_STORAGE_URL)."""
 
-    name: Literal["sqlite", "postgres"] = "sqlite"
-    patience: Annotated[float, Field(ge=0)] = 300
+    name: Literal["sqlite", "postgres"] = about("write storage=NAME", "sqlite")
+    patience: Annotated[float, Field(ge=0)] = about("seconds that a server may be away before the sweep stops", 300)
 
 
 class Tracking(Section):
-    """What is recorded besides MLflow's. `tensorboard`: an event file per trial under ROOT/tensorboard/SWEEP."""
+    """What is recorded besides MLflow's record."""
 
-    tensorboard: bool = False
+    tensorboard: bool = about("an event file per trial under ROOT/tensorboard/SWEEP", False)
 
 
 class Config(Section):
-    """What `python -m search.run` is told. `sweep`: go on with this one instead of the study's newest."""
+    """The whole configuration of `python -m search.run`."""
 
     study: Study
     executor: Executor = Executor()
     storage: Storage = Storage()
     tracking: Tracking = Tracking()
-    root: Path = Path("mlruns")
-    device: Device = "auto"
-    fresh: bool = False
-    sweep: str | None = None
+    root: Path = about("the folder that everything is written to", Path("mlruns"))
+    device: Device = about("auto: CUDA where there is a GPU", "auto")
+    fresh: bool = about("start a new sweep instead of resuming the newest", False)
+    sweep: str | None = about("resume this sweep of the study instead of the newest", None)
 
 
 def check(raw: Mapping[str, Any]) -> Config:
@@ -201,7 +212,7 @@ def check(raw: Mapping[str, Any]) -> Config:
         raise ConfigError(list(dict.fromkeys(problems)))
     problems = [*_cross(config.study), *_placed(config)]
     if config.fresh and config.sweep:
-        problems.append(f"fresh: true starts a new sweep, sweep={config.sweep} goes on with one; write one of them")
+        problems.append(f"fresh: true starts a new sweep, sweep={config.sweep} resumes one; write one of them")
     if problems:
         raise ConfigError(problems)
     return config

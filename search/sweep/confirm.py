@@ -281,8 +281,8 @@ class Confirmation:
         judged: Judged = outcome[0].result()
         if noisy := sum(bool(measured.noisy) for measured in judged.latencies):
             self._display.say(
-                f"  {noisy} of {len(files)} latencies are less certain than latency.target_rel_ci asks, the machine "
-                "being noisy. On a quieter one study.confirm.first_seed=N confirms the same candidates anew"
+                f"  {noisy} of {len(files)} latency intervals are wider than study.latency.target_rel_ci, since the "
+                "machine is noisy; re-confirm on a quieter one with study.confirm.first_seed=N"
             )
         return judged
 

@@ -11,6 +11,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
+from search import terminal
 from search.study.metrics import Metrics
 from search.trial.record import TrialRecord
 
@@ -19,7 +20,7 @@ class Display:
     """Live on a terminal; one line per finished trial everywhere, so that a log file reads as well."""
 
     def __init__(self, total: int, done: int, objectives: list[str], metrics: Metrics, console: Console | None = None):
-        self.console = console or Console(highlight=False)
+        self.console = console or terminal.console()
         self._objectives, self._metrics = objectives, metrics
         self._best: dict[str, TrialRecord] = {}
         self._working: dict[int, tuple[str, str, float, float]] = {}  # what, stage, fraction of it, since when

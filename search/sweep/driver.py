@@ -35,7 +35,7 @@ def run(config: Config, sweep: Sweep, stop: Stop | None = None) -> None:
     """
     state = [len(sweep.records()), config.study.budget.trials, config.study.confirm.model_dump()]
     if sweep.get("finished") == state:
-        print(f"{sweep.name}: its {state[0]} trials are done. study.budget.trials=N goes on, fresh=true starts anew.")
+        print(f"{sweep.name}: already finished {state[0]} trials; raise study.budget.trials to continue, or fresh=true")
         return
     print(f"{sweep.name}: {state[0]} of {state[1]} trials done; everything is kept in {config.root}", flush=True)
     # Before the record is opened: a cluster that does not answer is no run of the sweep.
@@ -92,7 +92,7 @@ class Driver:
         ] = {}  # recipe digest -> trials that wait for the same recipe's result
 
     def search(self) -> None:
-        """Until the budget is spent. Raises SweepError when going on is pointless, Terminated when asked to stop."""
+        """Until the budget is spent. Raises SweepError when more trials are useless, Terminated when asked to stop."""
         if self._left() <= 0:
             return
         self.prepare()
@@ -204,7 +204,7 @@ class Driver:
             reasons = "\n".join(f"  {r.words}: {r.reason}" for r in first)
             raise SweepError(
                 f"the first {GIVE_UP_AFTER} trials all failed, so the sweep was stopped:\n{reasons}\n"
-                "Mend the study, then start a new sweep with fresh=true"
+                "Fix the study, then start a new sweep with fresh=true"
             )
 
     def _remember(self, record: TrialRecord) -> None:

@@ -117,7 +117,7 @@ class Sweep:
         return sweep
 
     def _agree(self) -> None:
-        """A sweep means one thing: refuse to go on with another space, data or objectives."""
+        """A sweep means one thing: refuse to resume it with another space, data or objectives."""
         stored = self.study.user_attrs.get("settings")
         if stored is None:
             self.study.set_user_attr("settings", self._settings.model_dump(mode="json"))
@@ -126,7 +126,7 @@ class Sweep:
         elif changed := [*_changed(stored, self._settings), *self._redefined()]:
             raise SettingsError(
                 f"sweep {self.name} was started with other settings:\n" + "\n".join(changed) + "\n"
-                "Start a new sweep with fresh=true, or put the settings back to go on with this one"
+                "Start a new sweep with fresh=true, or put the settings back to resume this one"
             )
         enqueued = {t.user_attrs.get(REFERENCE) for t in self._trials()}
         for name, partial in self._settings.references.items():
@@ -253,7 +253,7 @@ def driver_lock(root: Path, study: str, storage: str = "", patience: float = 300
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise SweepError(
-                f"study {study}: another process is running it; wait for it, or stop it and start this again"
+                f"study {study}: another process is running it; wait for it, or stop it and rerun this command"
             ) from None
         if not storages.is_server(storage):
             yield Hold()

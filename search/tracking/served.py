@@ -54,7 +54,7 @@ def _answer_clearly(server):  # type: ignore[no-untyped-def]
     """Make MLflow's server answer every request it cannot read with a short 400.
 
     By itself it repeats the request in the answer (350 MB for 50 MB of noise), and gives a 500 where the type of the
-    content is missing or JSON is nested too deeply. This model's requirements pin the version that is mended here.
+    content is missing or JSON is nested too deeply. This model's requirements pin the version that is patched here.
     """
     answer = server.invocations
 

@@ -19,7 +19,7 @@ def same_hardware(here: Mapping[str, Any], there: Mapping[str, Any]) -> None:
         said = "; ".join(f"{key} {here.get(key)!r}, the baseline's {there.get(key)!r}" for key in differing)
         raise LatencyError(
             f"latency: measured on {here.get('host')}, which is not like {there.get('host')}, where the baseline was "
-            f"measured: {said}; let only like hosts measure, or start a new sweep with fresh=true"
+            f"measured: {said}; use identical hosts, or start a new sweep with fresh=true"
         )
 
 

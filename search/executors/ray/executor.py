@@ -100,7 +100,7 @@ class RayExecutor:
                 self._pool.lost(worker)
                 lost += 1
                 if lost > LOST_NODES:
-                    raise WorkerError(f"{lost} nodes were lost under it, the last of them {worker.host}") from None
+                    raise WorkerError(f"gave up after losing {lost} nodes, the last of them {worker.host}") from None
                 self._events.put((None, f"warning: the node {worker.host} was lost; its work runs again", 0.0))
                 continue
             except BaseException:
