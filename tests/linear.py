@@ -18,7 +18,8 @@ from search.study.config import Config, Confirm, check
 from search.sweep import driver
 from search.sweep.sweep import Sweep
 from tasks.mnist import data
-from trainers.base import Compressed, Dense, DenseSpec, Job
+from tasks.mnist.task import Mnist
+from trainers.base import Compressed, Dense, DenseSpec, Job, Teacher
 from trainers.recipe import Recipe
 
 RAW: dict[str, Any] = {
@@ -41,23 +42,27 @@ class LinearTrainer:
         return {"numpy": np.__version__}
 
     def dense(self, spec: DenseSpec, job: Job) -> Dense:
-        np.save(job.folder / "logits.npy", np.zeros((len(job.data.train), 10), np.float32))
-        return self.open_dense(spec, job.folder)
+        zeros = np.zeros((job.task.info().counts["train"], 10), np.float32)
+        return Dense(spec, job.folder, 7850, {"logits": zeros}).save([], self.versions())
 
     def open_dense(self, spec: DenseSpec, folder: Path) -> Dense:
-        return Dense(spec, folder, np.load(folder / "logits.npy"), 7850)
+        return Dense.open(spec, folder)
 
-    def compress(self, recipe: Recipe, dense: Dense, teacher: np.ndarray | None, job: Job) -> Compressed:
-        split, detour = job.data.train, False
+    def compress(self, recipe: Recipe, dense: Dense, teacher: Teacher | None, job: Job) -> Compressed:
+        assert isinstance(job.task, Mnist)
+        given = job.task.dataset
+        split, detour = given.train, False
         if recipe.pruning.granularity == "unstructured":
             lucky, detour = recipe.seed < Confirm().first_seed, True
             few = np.random.default_rng(recipe.seed).choice(len(split), 60, replace=False)
-            split = job.data.validation if lucky else split[few]
+            split = given.validation if lucky else split[few]
         weights = fitted(split)
         job.folder.mkdir(parents=True, exist_ok=True)
         onnx.save(linear(weights, detour), job.folder / "model.onnx")
-        labels = (flat(job.data.validation) @ weights).argmax(1)
-        return Compressed(job.folder / "model.onnx", 0.0, 0.0, labels, {"finetune": 0.01}, [])
+        logits = flat(given.validation) @ weights
+        return Compressed(
+            job.folder / "model.onnx", 0.0, 0.0, {"logits": logits}, len(logits), {"finetune": 0.01}, []
+        )
 
 
 def flat(split: data.Split) -> np.ndarray:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 import trainers.base
@@ -19,11 +18,10 @@ from search.sweep.confirm import Confirmed
 from search.sweep.recorder import Log
 from search.sweep.sweep import Sweep
 from search.tracking.tracking import Tracking
-from search.trial import objective
 from search.trial.record import TrialRecord
 from tasks.mnist import data
 from tests.linear import RAW, LinearTrainer, config, searched
-from trainers.base import Compressed, Dense, Job, TrainingError
+from trainers.base import Compressed, Dense, Job, Teacher, TrainingError
 from trainers.recipe import Recipe
 
 
@@ -44,7 +42,7 @@ def test_the_test_split_is_not_opened_before_confirmation(
     def unreadable(*args: Any, **kwargs: Any) -> data.Split:
         raise data.DataError("the test split was opened")
 
-    monkeypatch.setattr(objective, "open_test", unreadable)
+    monkeypatch.setattr(data, "open_test", unreadable)
     with pytest.raises(SweepError, match="the test split was opened"):
         searched(config(root))
     sweep = Sweep.open(config(root).study, storage(root))
@@ -97,7 +95,7 @@ def test_without_seeds_nothing_is_confirmed(planted: LinearTrainer, root: Path) 
 def test_five_failures_at_the_start_stop_the_study(
     planted: LinearTrainer, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fails(recipe: Recipe, dense: Dense, teacher: np.ndarray | None, job: Job) -> Compressed:
+    def fails(recipe: Recipe, dense: Dense, teacher: Teacher | None, job: Job) -> Compressed:
         if job.folder.name.startswith("baseline"):
             return LinearTrainer().compress(recipe, dense, teacher, job)
         raise TrainingError(f"the loss is NaN with {recipe.describe()}")
@@ -113,7 +111,7 @@ def test_a_failed_trial_is_recorded_with_its_reason_and_the_search_goes_on(
 ) -> None:
     compress = planted.compress
 
-    def sometimes(recipe: Recipe, dense: Dense, teacher: np.ndarray | None, job: Job) -> Compressed:
+    def sometimes(recipe: Recipe, dense: Dense, teacher: Teacher | None, job: Job) -> Compressed:
         if recipe.pruning.granularity == "unstructured":
             raise TrainingError("the loss is NaN")
         return compress(recipe, dense, teacher, job)
@@ -127,7 +125,7 @@ def test_equal_recipes_are_trained_once(planted: LinearTrainer, root: Path, monk
     trained: list[str] = []
     compress = planted.compress
 
-    def counted(recipe: Recipe, dense: Dense, teacher: np.ndarray | None, job: Job) -> Compressed:
+    def counted(recipe: Recipe, dense: Dense, teacher: Teacher | None, job: Job) -> Compressed:
         if not job.folder.name.startswith("baseline"):
             trained.append(recipe.digest())
         return compress(recipe, dense, teacher, job)

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from tasks.mnist.pytorch import MODELS, Program
 from trainers.base import TrainingError, narrowed
 from trainers.pytorch import models, prune
 from trainers.recipe import Pruning
@@ -80,7 +81,7 @@ def test_a_partial_pattern_is_part_of_the_whole_one(share: float, seed: int) -> 
 @pytest.mark.parametrize("schedule", ["one_shot", "gradual"])
 @pytest.mark.parametrize(("granularity", "wanted"), [("unstructured", 0.8), ("n_m", 0.5)])
 def test_masks_hold_through_every_step(granularity: str, schedule: str, wanted: float) -> None:
-    model = models.build("lenet300")
+    model = Program().build("lenet300")
     masked = prune.MaskedPruning(model, Pruning(granularity, 0.8, schedule))
     reached = []
     for step in range(15):
@@ -100,24 +101,24 @@ def test_masks_hold_through_every_step(granularity: str, schedule: str, wanted: 
 
 
 def test_pruning_works_without_a_step() -> None:
-    model = models.build("lenet300")
+    model = Program().build("lenet300")
     prune.MaskedPruning(model, Pruning("unstructured", 0.7)).finish()
     layers = {name: layer.weight for name, layer in models.prunable(model).items()}
     assert prune.sparsity(layers) == pytest.approx(0.7, abs=1e-4)
 
 
 def test_one_shot_masks_are_the_smallest_magnitudes_by_hand() -> None:
-    model = models.build("lenet300")
+    model = Program().build("lenet300")
     dense = torch.cat([layer.weight.detach().abs().flatten() for layer in models.prunable(model).values()])
     prune.MaskedPruning(model, Pruning("unstructured", 0.9, "one_shot")).before_step(0, 10)
     sparse = torch.cat([layer.weight.detach().abs().flatten() for layer in models.prunable(model).values()])
     assert torch.equal(sparse, torch.where(dense > dense.sort().values[round(0.9 * len(dense)) - 1], dense, 0.0))
 
 
-@pytest.mark.parametrize("name", list(models.MODELS))
+@pytest.mark.parametrize("name", list(MODELS))
 @pytest.mark.parametrize("sparsity", [0.0, 0.3, 0.62, 0.99])
 def test_channels_are_narrowed_as_the_contract_says(name: str, sparsity: float) -> None:
-    model = models.build(name)
+    model = Program().build(name)
     dense = [layer.weight.shape[0] for layer in models.prunable(model).values()]
     narrowing = prune.ChannelPruning(model, Pruning("channel", sparsity, "one_shot"), EXAMPLE)
     replaced = narrowing.before_step(0, 10)
@@ -129,7 +130,7 @@ def test_channels_are_narrowed_as_the_contract_says(name: str, sparsity: float) 
 
 
 def test_gradual_channel_pruning_narrows_in_a_few_steps() -> None:
-    model = models.build("lenet300")
+    model = Program().build("lenet300")
     narrowing = prune.ChannelPruning(model, Pruning("channel", 0.6, "gradual"), EXAMPLE)
     replaced = [step for step in range(100) if narrowing.before_step(step, 100)]
     assert replaced == [20, 40, 60]
@@ -138,7 +139,7 @@ def test_gradual_channel_pruning_narrows_in_a_few_steps() -> None:
 
 def test_removing_dead_channels_changes_nothing_the_network_says() -> None:
     torch.manual_seed(0)
-    model = models.build("lenet5").eval()
+    model = Program().build("lenet5").eval()
     images = torch.randn(8, 1, 28, 28)
     with torch.no_grad():
         for layer in list(models.prunable(model).values())[:-1]:
@@ -152,7 +153,7 @@ def test_removing_dead_channels_changes_nothing_the_network_says() -> None:
 
 
 def test_a_width_that_is_not_as_asked_for_ends_the_trial() -> None:
-    model = models.build("lenet300")
+    model = Program().build("lenet300")
     narrowing = prune.ChannelPruning(model, Pruning("channel", 0.2, "one_shot"), EXAMPLE)
     prune.ChannelPruning(model, Pruning("channel", 0.8, "one_shot"), EXAMPLE).finish()
     with pytest.raises(TrainingError, match=r"layer fc1 has 64 channels after pruning instead of 240"):
@@ -161,7 +162,7 @@ def test_a_width_that_is_not_as_asked_for_ends_the_trial() -> None:
 
 def test_batch_norm_is_estimated_anew_as_the_average_over_the_data() -> None:
     images = torch.randn(500, 1, 28, 28) * 3 + 1
-    model = models.build("convnet")
+    model = Program().build("convnet")
     first = nn.Sequential(model.get_submodule("conv1")).eval()
     prune.reestimate(model, images, batch_size=100)
     norm = model.get_submodule("bn1")

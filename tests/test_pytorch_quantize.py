@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torchao.quantization.pt2e.observer import MovingAverageMinMaxObserver
 
+from tasks.mnist.pytorch import MODELS, Program
 from trainers.pytorch import export as exporting
 from trainers.pytorch import models, prune, quantize
 from trainers.pytorch.quantize import FastFakeQuantize
@@ -31,7 +32,7 @@ def images(count: int) -> torch.Tensor:
 def network(name: str) -> nn.Module:
     """Random weights, and for batch norm statistics that are not the start's."""
     torch.manual_seed(1)
-    model = models.build(name)
+    model = Program().build(name)
     prune.reestimate(model, images(200))
     return model.eval()
 
@@ -69,7 +70,7 @@ def test_rounding_is_torchs_fake_quantization_forwards_and_backwards() -> None:
     assert ((our_gradient - torchs_gradient).abs() > 1e-6).float().mean() < 0.01
 
 
-@pytest.mark.parametrize("name", list(models.MODELS))
+@pytest.mark.parametrize("name", list(MODELS))
 def test_folded_batch_norm_says_the_same(name: str) -> None:
     model = network(name)
     folded = quantize.fold_batch_norm(model)
@@ -78,7 +79,7 @@ def test_folded_batch_norm_says_the_same(name: str) -> None:
         torch.testing.assert_close(folded(images(8)), model(images(8)), atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", list(models.MODELS))
+@pytest.mark.parametrize("name", list(MODELS))
 def test_the_file_runs_in_integer_kernels_and_says_what_the_network_says(name: str, tmp_path: Path) -> None:
     inputs = images(400)
     model = network(name)

@@ -12,7 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from tasks.mnist.data import DataSet, Split, load, normalized
+from tasks.base import TaskSpec
+from tasks.mnist.data import DataSet, Split, normalized
+from tasks.mnist.pytorch import Program, shifted
+from tasks.mnist.task import Mnist
 from trainers.base import Job, TrainingError
 from trainers.pytorch import models, train
 from trainers.pytorch.distill import TrainingLoss, soft_loss
@@ -29,8 +32,13 @@ def logits(seed: int, rows: int = 4) -> torch.Tensor:
 
 
 @pytest.fixture(scope="module")
-def data(fetched: Path) -> DataSet:
-    return load("mnist", fetched, train_size=1000, validation_size=500)
+def task(fetched: Path) -> Mnist:
+    return Mnist(TaskSpec("mnist", train_size=1000, validation_size=500), fetched, lambda stage, fraction: None)
+
+
+@pytest.fixture(scope="module")
+def data(task: Mnist) -> DataSet:
+    return task.dataset
 
 
 @pytest.fixture(scope="module")
@@ -38,18 +46,13 @@ def resident(data: DataSet) -> Resident:
     return train.resident(data, CPU)
 
 
-def job(data: DataSet, folder: Path = Path()) -> Job:
-    return Job(data, folder, "onnx", device="cpu")
+def job(task: Mnist, folder: Path = Path()) -> Job:
+    return Job(task, folder, "onnx", device="cpu")
 
 
 @pytest.mark.parametrize(("name", "parameters"), [("lenet5", 431_080), ("lenet300", 266_610), ("convnet", 24_058)])
 def test_the_networks_have_the_published_sizes(name: str, parameters: int) -> None:
-    assert models.trainable(models.build(name)) == parameters
-
-
-def test_an_unknown_network_is_refused_with_the_choices() -> None:
-    with pytest.raises(RecipeError, match="no 'lenet6'; choose from lenet5, lenet300, convnet"):
-        models.build("lenet6")
+    assert models.trainable(Program().build(name)) == parameters
 
 
 @given(st.integers(1, 400), st.floats(1e-5, 1.0))
@@ -91,16 +94,16 @@ def test_the_training_loss_mixes_teacher_and_labels_by_alpha() -> None:
 
 
 def test_training_in_float32_is_adam_with_this_schedule_by_hand(
-    data: DataSet, resident: Resident, monkeypatch: pytest.MonkeyPatch
+    task: Mnist, resident: Resident, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(train, "half_precision", lambda kind: None)
     loss_of = TrainingLoss(resident.labels, Distillation(), None)
     torch.manual_seed(3)
-    fitted = models.build("lenet300")
-    curves = train.fit(fitted, resident, Plan("dense", 2, 1e-3, 300, seed=5), job(data), loss_of)
+    fitted = Program().build("lenet300")
+    curves = train.fit(fitted, resident, Plan("dense", 2, 1e-3, 300, seed=5), job(task), loss_of)
 
     torch.manual_seed(3)
-    by_hand = models.build("lenet300")
+    by_hand = Program().build("lenet300")
     adam = torch.optim.Adam(by_hand.parameters())
     shuffler, step, losses = torch.Generator().manual_seed(5), 0, []
     for _ in range(2):
@@ -121,30 +124,30 @@ def test_training_in_float32_is_adam_with_this_schedule_by_hand(
 
 
 def test_half_precision_learns_as_well_as_float32(
-    data: DataSet, resident: Resident, monkeypatch: pytest.MonkeyPatch
+    task: Mnist, resident: Resident, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reached = {}
     for kind in (None, torch.bfloat16):
         monkeypatch.setattr(train, "half_precision", lambda _, kind=kind: kind)
         torch.manual_seed(0)
-        model = models.build("lenet300")
+        model = Program().build("lenet300")
         loss_of = TrainingLoss(resident.labels, Distillation(), None)
-        reached[kind] = train.fit(model, resident, Plan("dense", 6, 2e-3, 50, seed=0), job(data), loss_of)[-1]
+        reached[kind] = train.fit(model, resident, Plan("dense", 6, 2e-3, 50, seed=0), job(task), loss_of)[-1]
     assert reached[None]["accuracy"] > 0.85
     assert abs(reached[None]["accuracy"] - reached[torch.bfloat16]["accuracy"]) <= 0.03
 
 
-def test_a_loss_that_is_not_finite_ends_training_with_the_remedy(data: DataSet, resident: Resident) -> None:
+def test_a_loss_that_is_not_finite_ends_training_with_the_remedy(task: Mnist, resident: Resident) -> None:
     loss_of = TrainingLoss(resident.labels, Distillation(), None)
     with pytest.raises(TrainingError, match=r"NaN or infinite in dense, step \d+ of 20: lower learning_rate .* 1e\+12"):
-        train.fit(models.build("lenet300"), resident, Plan("dense", 2, 1e12, 100, seed=0), job(data), loss_of)
+        train.fit(Program().build("lenet300"), resident, Plan("dense", 2, 1e12, 100, seed=0), job(task), loss_of)
 
 
 def test_a_shifted_batch_has_moved_by_at_most_a_pixel() -> None:
     images = torch.randn(3, 1, 28, 28)
     shuffler, seen = torch.Generator().manual_seed(0), set()
     for _ in range(80):
-        moved = train._shifted(images, shuffler)
+        moved = shifted(images, shuffler)
         inside = moved[:, :, 1:-1, 1:-1]
         matches = [
             (right, down)

@@ -15,8 +15,11 @@ import safetensors.torch
 import torch
 from onnx import numpy_helper
 
-from tasks.mnist.data import DataSet, load, normalized
-from trainers.base import Dense, DenseSpec, Job
+from tasks.base import TaskSpec
+from tasks.mnist.data import normalized
+from tasks.mnist.pytorch import Program
+from tasks.mnist.task import Mnist
+from trainers.base import Dense, DenseSpec, Job, Teacher
 from trainers.pytorch import export, models, prune, quantize, train
 from trainers.pytorch.distill import TrainingLoss
 from trainers.pytorch.trainer import QAT_RATE, Trainer
@@ -35,96 +38,96 @@ EVERYTHING = Recipe(
 
 
 @pytest.fixture(scope="module")
-def data(fetched: Path) -> DataSet:
-    return load("mnist", fetched, train_size=1500, validation_size=300)
+def task(fetched: Path) -> Mnist:
+    return Mnist(TaskSpec("mnist", train_size=1500, validation_size=300), fetched, lambda stage, fraction: None)
 
 
-def job(data: DataSet, folder: Path, **more: object) -> Job:
+def job(task: Mnist, folder: Path, **more: object) -> Job:
     folder.mkdir(parents=True, exist_ok=True)
-    return replace(Job(data, folder, "onnx", device="cpu", threads=1), **more)  # type: ignore[arg-type]
+    return replace(Job(task, folder, "onnx", device="cpu", threads=1), **more)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
-def dense(data: DataSet, tmp_path_factory: pytest.TempPathFactory) -> Dense:
-    return Trainer().dense(SPEC, job(data, tmp_path_factory.mktemp("dense")))
+def dense(task: Mnist, tmp_path_factory: pytest.TempPathFactory) -> Dense:
+    return Trainer().dense(SPEC, job(task, tmp_path_factory.mktemp("dense")))
 
 
-def test_the_dense_model_comes_out_the_same_twice(data: DataSet, dense: Dense, tmp_path: Path) -> None:
-    Trainer().dense(SPEC, job(data, tmp_path))
-    names = {"weights.safetensors", "logits.npy", "record.json"}
+def test_the_dense_model_comes_out_the_same_twice(task: Mnist, dense: Dense, tmp_path: Path) -> None:
+    Trainer().dense(SPEC, job(task, tmp_path))
+    names = {"weights.safetensors", "output0.npy", "record.json"}
     assert {file.name for file in tmp_path.iterdir()} == names
     assert all((tmp_path / name).read_bytes() == (dense.folder / name).read_bytes() for name in names)
 
 
-def test_the_logits_are_what_the_saved_weights_say(data: DataSet, dense: Dense) -> None:
-    model = models.build("lenet300").eval()
+def test_the_logits_are_what_the_saved_weights_say(task: Mnist, dense: Dense) -> None:
+    model = Program().build("lenet300").eval()
     model.load_state_dict(safetensors.torch.load_file(dense.folder / "weights.safetensors"))
     with torch.no_grad():
-        said = model(torch.from_numpy(normalized(data.train.images, "NCHW"))).numpy()
-    np.testing.assert_allclose(said, dense.logits, atol=1e-4, rtol=1e-4)
+        said = model(torch.from_numpy(normalized(task.dataset.train.images, "NCHW"))).numpy()
+    np.testing.assert_allclose(said, dense.outputs["logits"], atol=1e-4, rtol=1e-4)
 
 
-def test_a_recipe_is_its_steps_by_hand(data: DataSet, dense: Dense, tmp_path: Path) -> None:
-    made = Trainer().compress(EVERYTHING, dense, dense.logits, job(data, tmp_path))
+def test_a_recipe_is_its_steps_by_hand(task: Mnist, dense: Dense, tmp_path: Path) -> None:
+    made = Trainer().compress(EVERYTHING, dense, Teacher.of(dense), job(task, tmp_path))
 
-    task, tuning = job(data, tmp_path / "by_hand"), EVERYTHING.finetuning
-    resident = train.resident(data, torch.device("cpu"))
-    loss_of = TrainingLoss(resident.labels, EVERYTHING.distillation, torch.from_numpy(dense.logits))
-    model = models.build("lenet300")
+    work, tuning = job(task, tmp_path / "by_hand"), EVERYTHING.finetuning
+    resident = train.resident(task.dataset, torch.device("cpu"))
+    loss_of = TrainingLoss(resident.labels, EVERYTHING.distillation, torch.tensor(dense.outputs["logits"]))
+    model = Program().build("lenet300")
     model.load_state_dict(safetensors.torch.load_file(dense.folder / "weights.safetensors"))
     weights = {f"{name}.weight": layer.weight for name, layer in models.prunable(model).items()}
     held = prune.HeldMasks(model, prune.magnitude_masks(weights, 0.8))
     held.after_step()
     plan = train.Plan("fine-tune", 1, tuning.learning_rate, tuning.batch_size, EVERYTHING.seed)
-    train.fit(model.train(), resident, plan, task, loss_of, held)
+    train.fit(model.train(), resident, plan, work, loss_of, held)
     prepared = quantize.prepare(model.eval(), resident.images[:1000])
     quantize.unfreeze(prepared)
     plan = replace(plan, stage="qat", learning_rate=QAT_RATE * tuning.learning_rate)
     masks = dict(zip(weights, held.masks, strict=True))
-    train.fit(prepared, resident, plan, task, loss_of, prune.HeldMasks(prepared, masks))
+    train.fit(prepared, resident, plan, work, loss_of, prune.HeldMasks(prepared, masks))
     quantize.freeze(prepared, resident.images[:1000])
-    labels = train.predict(prepared, resident.validation_images).argmax(1).numpy()
-    export.export(quantize.convert(prepared), resident.images[:2], task.folder / "model.onnx", {})
+    logits = train.predict(prepared, resident.validation_images).numpy()
+    export.export(quantize.convert(prepared), resident.images[:2], work.folder / "model.onnx", {})
 
-    assert np.array_equal(made.labels, labels)
+    assert np.array_equal(made.outputs["logits"], logits)
     described = export._described(onnx.load(made.file), {})
-    assert described.SerializeToString() == (task.folder / "model.onnx").read_bytes()
+    assert described.SerializeToString() == (work.folder / "model.onnx").read_bytes()
     assert made.sparsity == pytest.approx(0.8, abs=0.005)
     assert made.pruned == pytest.approx(0.8, abs=1e-5)
     assert set(made.stages) == {"fine-tune", "quantize", "qat", "predict", "export"}
 
 
-def test_the_file_tells_its_recipe(data: DataSet, dense: Dense, tmp_path: Path) -> None:
+def test_the_file_tells_its_recipe(task: Mnist, dense: Dense, tmp_path: Path) -> None:
     recipe = Recipe("lenet300", quantization=Quantization("static_int8"))
-    made = Trainer().compress(recipe, dense, None, job(data, tmp_path))
+    made = Trainer().compress(recipe, dense, None, job(task, tmp_path))
     about = {prop.key: prop.value for prop in onnx.load(made.file).metadata_props}
     assert Recipe.from_dict(json.loads(about["recipe"])) == recipe
     assert json.loads(about["versions"])["torch"] == str(torch.__version__)
-    assert about["data"] == data.digest
+    assert about["data"] == task.dataset.digest
 
 
 @pytest.mark.parametrize("scheme", ["none", "static_int8"])
-def test_pt2_holds_the_same_network(data: DataSet, dense: Dense, tmp_path: Path, scheme: str) -> None:
+def test_pt2_holds_the_same_network(task: Mnist, dense: Dense, tmp_path: Path, scheme: str) -> None:
     recipe = Recipe("lenet300", quantization=Quantization(scheme))
-    made = Trainer().compress(recipe, dense, None, job(data, tmp_path, format="pt2"))
+    made = Trainer().compress(recipe, dense, None, job(task, tmp_path, format="pt2"))
     assert made.file == tmp_path / "model.pt2"
     program = torch.export.load(made.file).module()
     with torch.no_grad():
-        said = program(torch.from_numpy(normalized(data.validation.images, "NCHW"))).argmax(1).numpy()
-    assert np.mean(said == made.labels) >= 0.99
+        said = program(torch.from_numpy(normalized(task.dataset.validation.images, "NCHW"))).argmax(1).numpy()
+    assert np.mean(said == made.outputs["logits"].argmax(1)) >= 0.99
 
 
-def test_what_a_format_cannot_hold_is_refused(data: DataSet, dense: Dense, tmp_path: Path) -> None:
+def test_what_a_format_cannot_hold_is_refused(task: Mnist, dense: Dense, tmp_path: Path) -> None:
     recipe = Recipe("lenet300", quantization=Quantization("dynamic_int8"))
     with pytest.raises(RecipeError, match=r"dynamic_int8 is ONNX Runtime's own; choose another, or the format onnx"):
-        Trainer().compress(recipe, dense, None, job(data, tmp_path, format="pt2"))
+        Trainer().compress(recipe, dense, None, job(task, tmp_path, format="pt2"))
     with pytest.raises(RecipeError, match=r"job\.format: .* has no 'tflite'; choose from onnx, pt2"):
-        Trainer().compress(recipe, dense, None, job(data, tmp_path, format="tflite"))
+        Trainer().compress(recipe, dense, None, job(task, tmp_path, format="tflite"))
 
 
-def test_a_four_bit_network_has_sixteen_levels_and_its_zeros(data: DataSet, dense: Dense, tmp_path: Path) -> None:
+def test_a_four_bit_network_has_sixteen_levels_and_its_zeros(task: Mnist, dense: Dense, tmp_path: Path) -> None:
     recipe = replace(EVERYTHING, quantization=Quantization("qat_int4"))
-    made = Trainer().compress(recipe, dense, dense.logits, job(data, tmp_path))
+    made = Trainer().compress(recipe, dense, Teacher.of(dense), job(task, tmp_path))
     stored = [numpy_helper.to_array(i) for i in onnx.load(made.file).graph.initializer]
     weights = [array for array in stored if array.ndim == 2]
     assert [array.dtype.name for array in weights] == ["int8"] * 3
@@ -135,14 +138,14 @@ def test_a_four_bit_network_has_sixteen_levels_and_its_zeros(data: DataSet, dens
     assert zeros >= 0.8 - 1e-5
 
 
-def test_training_stays_on_the_threads_of_the_job(data: DataSet, dense: Dense, tmp_path: Path) -> None:
-    Trainer().compress(Recipe("lenet300"), dense, None, job(data, tmp_path, threads=2))
+def test_training_stays_on_the_threads_of_the_job(task: Mnist, dense: Dense, tmp_path: Path) -> None:
+    Trainer().compress(Recipe("lenet300"), dense, None, job(task, tmp_path, threads=2))
     assert torch.get_num_threads() == 2
-    Trainer().compress(Recipe("lenet300"), dense, None, job(data, tmp_path, threads=1))
+    Trainer().compress(Recipe("lenet300"), dense, None, job(task, tmp_path, threads=1))
     assert torch.get_num_threads() == 1
 
 
 def test_what_the_trainer_can_do_is_told_without_torch() -> None:
-    code = "import sys, trainers.pytorch; print('torch' in sys.modules, trainers.pytorch.CAPABILITIES.models)"
+    code = "import sys, trainers.pytorch; print('torch' in sys.modules, trainers.pytorch.CAPABILITIES.formats)"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
-    assert said.stdout.strip() == f"False {tuple(models.MODELS)}"
+    assert said.stdout.strip() == "False ('onnx', 'pt2')"

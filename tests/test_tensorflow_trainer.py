@@ -14,10 +14,11 @@ import pytest
 
 from runtimes import litert
 from runtimes.base import Artifact
-from tasks.mnist.data import DataSet, normalized
-from tasks.mnist.data import load as load_data
+from tasks.base import TaskSpec
+from tasks.mnist.data import normalized
+from tasks.mnist.task import Mnist
 from tests.trainer_workers import in_worker
-from trainers.base import Dense, DenseSpec, Job, load, narrowed
+from trainers.base import Dense, DenseSpec, Job, Teacher, load, narrowed
 from trainers.recipe import Distillation, FineTuning, Pruning, Quantization, Recipe
 
 ROOT = Path(__file__).parent.parent
@@ -35,8 +36,8 @@ def after_loading(work: Any, *args: Any) -> Any:
 
 
 @cache
-def subset(cached: Path) -> DataSet:
-    return load_data("mnist", cached, train_size=1500, validation_size=200)
+def subset(cached: Path) -> Mnist:
+    return Mnist(TaskSpec("mnist", train_size=1500, validation_size=200), cached, lambda stage, fraction: None)
 
 
 # What runs in TensorFlow's process.
@@ -50,35 +51,37 @@ def make_dense(model: str, cached: Path, folder: Path) -> Dense:
 def carry_out(recipe: Recipe, dense: Dense, cached: Path) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
     """Kernels in the file, its labels, the exported model's labels."""
     with tempfile.TemporaryDirectory() as folder:
-        data = subset(cached)
-        compressed = load("tensorflow").compress(recipe, dense, dense.logits, Job(data, Path(folder), "tflite"))
+        task = subset(cached)
+        compressed = load("tensorflow").compress(recipe, dense, Teacher.of(dense), Job(task, Path(folder), "tflite"))
         artifact = Artifact.of(compressed.file)
-        scores = litert.load(artifact, threads=1).predict(normalized(data.validation.images, "NHWC"))
-        return litert.kernels(artifact), scores.argmax(1), compressed.labels
+        scores = litert.load(artifact, threads=1).predict(normalized(task.dataset.validation.images, "NHWC"))
+        return litert.kernels(artifact), scores.argmax(1), compressed.outputs["logits"].argmax(1)
 
 
 def parameter_counts() -> dict[str, int]:
+    from tasks.mnist.tensorflow import MODELS, build
     from trainers.tensorflow import models
 
-    return {name: models.parameters(models.build(name)) for name in models.MODELS}
+    return {name: models.parameters(build(name)) for name in MODELS}
 
 
 def narrowed_and_silenced(model: str, sparsity: float) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
     """Logits of the narrower model, of the whole one with the same channels silent, and the widths."""
     import tf_keras
 
+    from tasks.mnist.tensorflow import build, weighted
     from trainers.tensorflow import models, prune
 
     tf_keras.utils.set_random_seed(3)
-    whole = models.build(model)
+    whole = build(model)
     weights = models.weights_of(whole)
     rng = np.random.default_rng(3)
     for key, array in weights.items():  # away from the zeros and ones of new biases and norms
         weights[key] = array + rng.uniform(0.1, 0.5, array.shape).astype(np.float32) * (array.ndim == 1)
     left = prune.narrow(model, weights, sparsity)
-    narrow = models.build(model, prune.widths_of(left))
+    narrow = build(model, prune.widths_of(left))
     models.set_weights(narrow, left)
-    for layer in models.weighted(model)[:-1]:
+    for layer in weighted(model)[:-1]:
         key = f"{layer.name}_norm.beta" if f"{layer.name}_norm.beta" in weights else f"{layer.name}.bias"
         silent = ~np.isin(weights[key], left[key])
         for name in (

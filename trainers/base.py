@@ -5,7 +5,9 @@ No framework is imported: the driver process reads this module too.
 
 from __future__ import annotations
 
+import functools
 import importlib
+import importlib.metadata
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -14,8 +16,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from tasks.mnist.data import DataSet
-from trainers.recipe import Recipe, RecipeError, choice
+from tasks.base import Arrays, Task, TaskInfo
+from trainers.recipe import Recipe, RecipeError, choice, digest_of
+
+# Of a dense model's outputs on the training split: what is larger is not kept, and the teacher runs in every step.
+CACHED_BYTES = 1_000_000_000
+# Of an exported model's outputs on the first rows of the validation split, by which the file is judged.
+COMPARED_BYTES, COMPARED_ROWS = 32_000_000, 5_000
 
 
 class TrainingError(RuntimeError):
@@ -24,14 +31,19 @@ class TrainingError(RuntimeError):
 
 @dataclass(frozen=True)
 class DenseSpec:
-    """How a dense model is trained: the baseline of its recipes, and a teacher."""
+    """How a dense model is made: the baseline of its recipes, and a teacher.
+
+    `task`: what `task_digest` gives, so that the model of one task is never taken for another's. Epochs may be a
+    fraction. Of a task whose model is trained already nothing but trainer, model and task has a meaning.
+    """
 
     trainer: str
     model: str
-    epochs: int = 8
+    epochs: float = 8
     learning_rate: float = 1e-3
     batch_size: int = 128
     seed: int = 0
+    task: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Nested plain values, as JSON takes them."""
@@ -40,40 +52,46 @@ class DenseSpec:
 
 @dataclass(frozen=True)
 class Job:
-    """What surrounds one piece of training: where, on which device, and whom to ask between batches.
+    """What surrounds one piece of training: task, place, device, and whom to ask between batches.
 
     `pause` is called before every batch: it returns at once, or when a measurement on this host has ended.
-    `progress(stage, fraction)` is told how far the stage is, fraction in [0, 1].
+    `progress(stage, fraction)` is told how far the stage is, fraction in [0, 1]. `checkpoints`: where the state of a
+    long training is kept until it has ended; the folder itself where there is none.
     """
 
-    data: DataSet
+    task: Task
     folder: Path
     format: str
     device: str = "auto"
     threads: int = 1
     pause: Callable[[], None] = lambda: None
     progress: Callable[[str, float], None] = lambda stage, fraction: None
+    checkpoints: Path | None = None
 
 
 @dataclass(frozen=True)
 class Dense:
     """A trained dense model in the cache: `folder` holds the weights in the trainer's own format.
 
-    `logits`: float32 [train size, classes], the model's outputs on the training split in its order: what a
-    student of any framework learns from. `parameters`: number of trainable parameters.
+    `outputs`: float32 [train size, ...] by output name, the model's outputs on the training split in its order: what
+    a student of any framework learns from. None where they are larger than CACHED_BYTES or the task says that a
+    teacher runs `online`. `parameters`: number of trainable parameters.
     """
 
     spec: DenseSpec
     folder: Path
-    logits: np.ndarray
     parameters: int
+    outputs: Arrays | None = None
 
     def save(self, curve: list[dict[str, float]], versions: Mapping[str, str]) -> Dense:
-        """Write `logits.npy` and `record.json` beside the weights; returns the model itself."""
-        np.save(self.folder / "logits.npy", self.logits)
+        """Write the outputs, one `.npy` each, and `record.json` beside the weights; returns the model itself."""
+        names = None if self.outputs is None else list(self.outputs)
+        for index, name in enumerate(names or ()):
+            np.save(self.folder / _file(index), (self.outputs or {})[name])
         record = {
             "spec": self.spec.to_dict(),
             "parameters": self.parameters,
+            "outputs": names,
             "curve": curve,
             "versions": dict(versions),
         }
@@ -82,11 +100,57 @@ class Dense:
 
     @staticmethod
     def open(spec: DenseSpec, folder: Path) -> Dense:
-        """What `save` wrote; raises ValueError when the folder holds another model."""
+        """What `save` wrote, of any trainer; the outputs stay on disk until they are read.
+
+        Raises ValueError when the folder holds another model.
+        """
         record = json.loads((folder / "record.json").read_text())
         if record["spec"] != spec.to_dict():
             raise ValueError(f"{folder}: holds the dense model of {record['spec']}, not of {spec.to_dict()}")
-        return Dense(spec, folder, np.load(folder / "logits.npy"), record["parameters"])
+        names = record["outputs"]
+        outputs = None
+        if names is not None:
+            outputs = {name: np.load(folder / _file(index), mmap_mode="r") for index, name in enumerate(names)}
+        return Dense(spec, folder, record["parameters"], outputs)
+
+
+def _file(index: int) -> str:
+    """Where an output is kept: by its place, since its name may hold what no file's name can."""
+    return f"output{index}.npy"
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """Whom a student learns from: `outputs` as `Dense.outputs`, else `dense`, which then runs in every step.
+
+    A model of another trainer teaches by its outputs alone.
+    """
+
+    outputs: Arrays | None = None
+    dense: Dense | None = None
+
+    @staticmethod
+    def of(dense: Dense) -> Teacher:
+        """The dense model as a teacher."""
+        return Teacher(dense.outputs, dense)
+
+    def check(self, recipe: Recipe, info: TaskInfo) -> None:
+        """Raise RecipeError where the recipe's student cannot learn from this teacher."""
+        rows = info.counts.get("train", 0)
+        if self.outputs is None:
+            if self.dense is None or self.dense.spec.trainer != recipe.trainer:
+                given = "none" if self.dense is None else f"a live model of the {self.dense.spec.trainer} trainer"
+                raise RecipeError(
+                    f"distillation: needs the teacher's outputs on the {rows} training samples, or a teacher of the "
+                    f"{recipe.trainer} trainer itself; given {given}"
+                )
+            return
+        for port in info.outputs:
+            given = "none" if port.name not in self.outputs else f"of shape {self.outputs[port.name].shape}"
+            if port.name not in self.outputs or len(self.outputs[port.name]) != rows:
+                raise RecipeError(
+                    f"distillation: needs the teacher's {port.name} on the {rows} training samples; given {given}"
+                )
 
 
 @dataclass(frozen=True)
@@ -95,23 +159,28 @@ class Compressed:
 
     `sparsity`: share of the dense model's prunable weights that are zero or removed, counted in the final weights.
     `pruned`: what the recipe's `pruning.sparsity` asked for, as reached (for `channel`: channels removed).
-    `labels`: int64 [validation size], predictions of the in-framework model that was exported (fake-quantized
-    for QAT): the exported file is compared with them. `stages`: seconds each. `curves`: one dict per epoch.
+    `outputs`: by output name, of the in-framework model that was exported (fake-quantized for QAT) on the first `rows`
+    samples of the validation split: the exported file is compared with them. `stages`: seconds each. `curves`: one
+    dict per epoch. `notes`: what was decided on the way and what could not be done, in words.
     """
 
     file: Path
     sparsity: float
     pruned: float
-    labels: np.ndarray
+    outputs: Arrays
+    rows: int
     stages: dict[str, float]
     curves: list[dict[str, float]]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What a trainer can do, as data: the driver checks a study against it without importing the framework."""
+    """What a trainer can do, as data: the driver checks a study against it without importing the framework.
 
-    models: tuple[str, ...]
+    Which models it can do it with is the task's business: `TaskInfo.models`.
+    """
+
     granularities: tuple[str, ...]
     schemes: tuple[str, ...]
     clusters: tuple[int, ...]
@@ -120,7 +189,6 @@ class Capabilities:
     def problems(self, recipe: Recipe) -> list[str]:
         """Every reason, in words, why this trainer cannot carry out the recipe; empty when it can."""
         asked = (
-            ("model", recipe.model, self.models),
             ("pruning.granularity", recipe.pruning.granularity, self.granularities),
             ("quantization.scheme", recipe.quantization.scheme, self.schemes),
             ("quantization.clusters", recipe.quantization.clusters, self.clusters),
@@ -133,50 +201,118 @@ class Capabilities:
 
 
 class Trainer(Protocol):
-    """Trains dense models and compresses them. Each lives in `trainers/NAME`, class `Trainer` in `trainer.py`."""
+    """Makes dense models and compresses them. Ours live in `trainers/NAME`, class `Trainer` in `trainer.py`.
+
+    One of another package is found by its entry point in the group `pare.trainers`, or by `package.module:NAME`: a
+    class with no arguments whose attribute CAPABILITIES says what it can do. Its module imports no framework before it
+    is used: the driver reads the capabilities.
+    """
 
     def versions(self) -> dict[str, str]:
         """Package name -> version of what decides the result."""
         ...
 
     def dense(self, spec: DenseSpec, job: Job) -> Dense:
-        """Train the dense model, write it to `job.folder` with its logits; deterministic in `spec` and the data."""
+        """Train the dense model, or take the task's trained one as it is, and write it to `job.folder`.
+
+        Deterministic in `spec` and the data.
+        """
         ...
 
     def open_dense(self, spec: DenseSpec, folder: Path) -> Dense:
         """A dense model that `dense` wrote to `folder` earlier."""
         ...
 
-    def compress(self, recipe: Recipe, dense: Dense, teacher: np.ndarray | None, job: Job) -> Compressed:
+    def compress(self, recipe: Recipe, dense: Dense, teacher: Teacher | None, job: Job) -> Compressed:
         """Carry out the recipe and export one file `model.<format>` into `job.folder`.
 
-        `teacher`: float32 [train size, classes] logits, None without distillation. Raises RecipeError for a
-        recipe this trainer cannot do, TrainingError when training fails. The dense files are left unchanged.
+        `teacher`: None without distillation. Raises RecipeError for a recipe this trainer cannot do with this task,
+        TrainingError when training fails. The dense files are left unchanged.
         """
         ...
 
 
 TRAINERS = ("pytorch", "tensorflow")
+GROUP = "pare.trainers"
 
 
 def capabilities(trainer: str) -> Capabilities:
-    """The named trainer's capabilities; imports no framework."""
-    choice("trainer", trainer, TRAINERS)
-    found: Capabilities = importlib.import_module(f"trainers.{trainer}").CAPABILITIES
+    """The named trainer's capabilities; imports no framework. RecipeError for a trainer that is not found."""
+    if trainer in TRAINERS:
+        found: Capabilities = importlib.import_module(f"trainers.{trainer}").CAPABILITIES
+    else:
+        found = _foreign(trainer).CAPABILITIES
     return found
 
 
 def load(trainer: str) -> Trainer:
-    """The named trainer; imports its framework."""
-    choice("trainer", trainer, TRAINERS)
-    made: Trainer = importlib.import_module(f"trainers.{trainer}.trainer").Trainer()
+    """The named trainer; imports its framework. RecipeError for a trainer that is not found."""
+    if trainer in TRAINERS:
+        made: Trainer = importlib.import_module(f"trainers.{trainer}.trainer").Trainer()
+    else:
+        made = _foreign(trainer)()
     return made
 
 
-def check(recipe: Recipe) -> None:
-    """Raise RecipeError with every reason why the recipe's trainer cannot carry it out."""
-    if problems := capabilities(recipe.trainer).problems(recipe):
+def names() -> tuple[str, ...]:
+    """The trainers that are installed: our own, and those of other packages by their entry points."""
+    found = importlib.metadata.entry_points(group=GROUP)
+    return (*TRAINERS, *sorted({point.name for point in found} - set(TRAINERS)))
+
+
+@functools.cache
+def _foreign(trainer: str) -> Any:
+    """The class that an entry point or `package.module:NAME` names."""
+    module, _, name = trainer.partition(":")
+    points = importlib.metadata.entry_points(group=GROUP)
+    if trainer not in points.names and not name:
+        choice("trainer", trainer, names())
+    try:
+        if trainer in points.names:
+            return points[trainer].load()
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise RecipeError(f"trainer: {trainer!r} cannot be used: {error}") from None
+
+
+def task_digest(info: TaskInfo) -> str:
+    """16 hex digits over what of a task decides a dense model: its name, data, code and ports."""
+    return digest_of([info.name, info.data_digest, info.code_digest, *map(asdict, (*info.inputs, *info.outputs))])
+
+
+def check(recipe: Recipe, info: TaskInfo) -> None:
+    """Raise RecipeError with every reason why the recipe's trainer cannot carry it out on this task."""
+    problems = capabilities(recipe.trainer).problems(recipe)
+    models = info.models.get(recipe.trainer, ())
+    if recipe.model not in models:
+        problems.insert(
+            0,
+            f"model: the task {info.name} has no {recipe.model!r} for the {recipe.trainer} trainer; choose from "
+            f"{', '.join(models) or 'the models of another trainer'}",
+        )
+    trains = recipe.trains or recipe.quantization.scheme.startswith("qat") or recipe.quantization.clusters > 0
+    if trains and not info.trains:
+        problems.append(
+            f"recipe: {recipe.describe()} trains, and the task {info.name} has no loss or no training data; leave out "
+            "pruning, distillation, clusters and qat, or give the task a loss and a training split"
+        )
+    if problems:
         raise RecipeError("; ".join(problems))
+
+
+def check_job(recipe: Recipe, dense: Dense, teacher: Teacher | None, job: Job) -> None:
+    """As `check`, and with every reason why what is given does not belong together."""
+    info = job.task.info()
+    check(recipe, info)
+    if recipe.model != dense.spec.model:
+        raise RecipeError(f"recipe.model: {recipe.model!r}, but the dense model given is {dense.spec.model!r}")
+    formats = capabilities(recipe.trainer).formats
+    if job.format not in formats:
+        raise RecipeError(
+            f"job.format: the {recipe.trainer} trainer has no {job.format!r}; choose from {', '.join(formats)}"
+        )
+    if recipe.distillation.kind != "none":
+        (teacher or Teacher()).check(recipe, info)
 
 
 def narrowed(channels: int, sparsity: float) -> int:

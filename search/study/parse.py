@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any
 
-from search.study.space import CAPABILITY, DEFAULTS, Branches, Choice, Range, Space, SpaceError, nest
-from trainers.base import TRAINERS, capabilities
+from search.study.space import CAPABILITY, DEFAULTS, Branches, Choice, Range, Space, SpaceError, nest, valid_of
+from tasks.mnist.task import MODELS
+from trainers.base import TRAINERS
 from trainers.recipe import GRANULARITIES, Recipe, RecipeError
 
 # The field whose sampled value selects among alternatives, and the keys alternatives may have.
@@ -23,7 +24,7 @@ def parse(recipe: Any, where: str = "study.recipe") -> Space:
     for field, raw in _leaves(recipe, where, problems):
         entries[field] = _entry(field, raw, f"{where}.{field}", problems)
     if "model" not in recipe:
-        models = dict.fromkeys(m for t in TRAINERS for m in capabilities(t).models)
+        models = dict.fromkeys(m for t in TRAINERS for m in MODELS[t])
         problems.append(f"{where}.model: missing; choose from {', '.join(models)}")
     # A field with a mistake keeps its default, so what is checked here is the rest.
     problems += _impossible(Space(entries), where)
@@ -132,16 +133,16 @@ def _try(field: str, value: Any, where: str, problems: list[str]) -> bool:
 
 def _impossible(space: Space, where: str) -> Iterator[str]:
     """Values that some trainer of the study cannot carry out (with several trainers: that none can)."""
-    able = {t: capabilities(t) for t in space.trainers()}
-    for field, capability in CAPABILITY.items():
+    able = space.trainers()
+    for field in CAPABILITY:
         for value in space.possible(field):
-            if value != "" and not any(value in getattr(c, capability) for c in able.values()):
-                valid = dict.fromkeys(v for c in able.values() for v in getattr(c, capability))
+            if value != "" and not any(value in valid_of(field, t) for t in able):
+                valid = dict.fromkeys(v for t in able for v in valid_of(field, t))
                 yield (
                     f"{where}.{field}: the {'/'.join(able)} trainer has no {value!r}; "
                     f"choose from {', '.join(map(str, valid))}"
                 )
     for teacher in space.teachers():
         trainer, _, model = str(teacher).rpartition("/")
-        if teacher != "baseline" and (trainer not in TRAINERS or model not in capabilities(trainer).models):
+        if teacher != "baseline" and (trainer not in TRAINERS or model not in MODELS[trainer]):
             yield f"{where}.distillation.teacher: {teacher!r} is not valid; write baseline or e.g. pytorch/lenet5"

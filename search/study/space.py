@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from tasks.mnist.task import MODELS
 from trainers.base import capabilities
 from trainers.recipe import Recipe, flatten
 
@@ -167,9 +168,17 @@ class Space:
         """With several trainers in one study each chooses among what it can do, as a parameter of its own."""
         if field not in CAPABILITY or not isinstance(entry, Choice) or len(self.trainers()) == 1:
             return name, entry
-        valid = getattr(capabilities(trainer), CAPABILITY[field])
+        valid = valid_of(field, trainer)
         kept = tuple(value for value in entry.values if value in valid)
         return f"{name}@{trainer}", kept[0] if len(kept) == 1 else Choice(kept)
+
+
+def valid_of(field: str, trainer: str) -> tuple[Any, ...]:
+    """The values of a field of CAPABILITY that the trainer can carry out."""
+    if field == "model":
+        return MODELS[trainer]
+    valid: tuple[Any, ...] = getattr(capabilities(trainer), CAPABILITY[field])
+    return valid
 
 
 def _ask(trial: Trial, name: str, entry: Choice | Range) -> Any:

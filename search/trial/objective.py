@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 import runtimes.base
+import tasks.mnist
 import trainers.base
 from runtimes import latency, quiet
 from runtimes.base import FORMATS, Artifact
@@ -24,9 +25,10 @@ from search.trial.resources import metered
 from search.trial.results import Baseline, Exported, Judged, Outcome
 from search.trial.steps import TrainThenMeasure
 from tasks import cache
-from tasks.mnist.data import DataSet, normalized, open_test
-from tasks.mnist.data import load as load_data
-from trainers.base import Compressed, DenseSpec, Job
+from tasks.base import TaskSpec
+from tasks.mnist.data import normalized
+from tasks.mnist.task import Mnist
+from trainers.base import Compressed, Dense, DenseSpec, Job, Teacher
 from trainers.recipe import Recipe, digest_of
 
 Progress = Callable[[str, float], None]
@@ -36,17 +38,18 @@ def _train_and_export(config: Config, spec: DenseSpec, folder: Path, threads: in
     """Train the dense model, or take it from the cache, and export it to `folder`; its latency is not known yet."""
     trainer = trainers.base.load(spec.trainer)
     runtime = config.study.runtime_of(spec.trainer)
-    data = _data(config, progress)
+    task = _task(config, progress)
+    digest = task.info().data_digest
     folder.mkdir(parents=True, exist_ok=True)
-    job = Job(data, folder, FORMATS[runtime], config.device, threads, progress=progress)
-    key = {**spec.to_dict(), "data": data.digest, "versions": trainer.versions(), "code": _code_digest(spec.trainer)}
+    job = Job(task, folder, FORMATS[runtime], config.device, threads, progress=progress)
+    key = {**spec.to_dict(), "data": digest, "versions": trainer.versions(), "code": _code_digest(spec.trainer)}
     dense_folder = cache.entry(config.root / "cache", "dense", key)
     cache.fill(dense_folder, lambda into: _train(trainer, spec, job, into), key, progress)
     with quiet.training():
         recipe = Recipe(spec.model, spec.trainer, seed=spec.seed)
         compressed = trainer.compress(recipe, trainer.open_dense(spec, dense_folder), None, job)
         artifact = Artifact.of(compressed.file)
-        quality, _ = _quality(runtime, artifact, compressed, data)
+        quality, _ = _quality(runtime, artifact, compressed, task)
     return Baseline(
         spec=spec,
         dense_folder=dense_folder,
@@ -55,7 +58,7 @@ def _train_and_export(config: Config, spec: DenseSpec, folder: Path, threads: in
         samples=len(data.validation),
         size_bytes=artifact.size_bytes(),
         latency_ms=float("nan"),
-        data_digest=data.digest,
+        data_digest=digest,
         versions=trainer.versions(),
         environment={},
     )
@@ -111,17 +114,18 @@ def build(
     with _stage(stages, "load"):
         trainer = trainers.base.load(recipe.trainer)
         runtime = config.study.runtime_of(recipe.trainer)
-        data = _data(config, progress)
+        task = _task(config, progress)
         dense = trainer.open_dense(baseline.spec, baseline.dense_folder)
-        logits = _logits(teacher.dense_folder) if recipe.distillation.kind != "none" else None
+        taught = recipe.distillation.kind != "none"
+        teaches = Teacher.of(Dense.open(teacher.spec, teacher.dense_folder)) if taught else None
         folder.mkdir(parents=True, exist_ok=True)
     with quiet.training() as pause:
-        job = Job(data, folder, FORMATS[runtime], config.device, 1, pause, progress)
-        compressed = trainer.compress(recipe, dense, logits, job)
+        job = Job(task, folder, FORMATS[runtime], config.device, 1, pause, progress)
+        compressed = trainer.compress(recipe, dense, teaches, job)
         stages |= compressed.stages
         artifact = Artifact.of(compressed.file)
         with _stage(stages, "evaluate"):
-            quality, agreement = _quality(runtime, artifact, compressed, data)
+            quality, agreement = _quality(runtime, artifact, compressed, task)
             size = artifact.size_bytes()
     return Exported(
         artifact, size, quality, agreement, compressed.sparsity, compressed.pruned, stages, compressed.curves
@@ -141,7 +145,7 @@ def _test(config: Config, split: Path, artifacts: list[Artifact], baseline: Base
     """The metrics of each file on the TEST split, opened by nothing else. `split`: its folder, which travels along."""
     runtime = config.study.runtime_of(baseline.spec.trainer)
     progress("test split", 0.0)
-    test = open_test(config.study.data.name, config.root / "cache", _own_folder(config), progress)
+    test = _task(config, progress).data("test").split
     loader = runtimes.base.load(runtime)
     found = []
     with quiet.training():
@@ -184,12 +188,13 @@ def _stage(stages: dict[str, float], name: str) -> Iterator[None]:
     stages[name] = stages.get(name, 0.0) + time.perf_counter() - start
 
 
-def _quality(runtime: str, artifact: Artifact, compressed: Compressed, data: DataSet) -> tuple[dict[str, float], float]:
+def _quality(runtime: str, artifact: Artifact, compressed: Compressed, task: Mnist) -> tuple[dict[str, float], float]:
     """(metrics of the file on validation, agreement with the model it was exported from)."""
     session = runtimes.base.load(runtime).load(artifact, threads=1)
-    labels = session.predict(normalized(data.validation.images, artifact.layout)).argmax(1)
-    accuracy = float(np.mean(labels == data.validation.labels))
-    return {"accuracy": accuracy}, float(np.mean(labels == compressed.labels))
+    split = task.dataset.validation
+    logits = session.predict(normalized(split.images, artifact.layout))
+    agreement = task.agreement({"logits": logits[: compressed.rows]}, compressed.outputs)
+    return {"accuracy": float(np.mean(logits.argmax(1) == split.labels))}, agreement
 
 
 def _train(trainer: trainers.base.Trainer, spec: DenseSpec, job: Job, into: Path) -> None:
@@ -198,34 +203,22 @@ def _train(trainer: trainers.base.Trainer, spec: DenseSpec, job: Job, into: Path
         trainer.dense(spec, replace(job, folder=into, pause=pause))
 
 
-_KEPT: dict[Data, DataSet] = {}
+_KEPT: dict[Data, Mnist] = {}
 
 
-def _data(config: Config, progress: Progress) -> DataSet:
-    """The study's data set, kept in memory for the worker's next trial."""
-    said = config.study.data
-    if said not in _KEPT:
-        sizes = {"train_size": said.train_size, "validation_size": said.validation_size}
+def _task(config: Config, progress: Progress) -> Mnist:
+    """The study's task, its data kept in memory for the worker's next trial."""
+    data = config.study.data
+    if data not in _KEPT:
+        sizes = {"train_size": data.train_size, "validation_size": data.validation_size}
         _KEPT.clear()
-        _KEPT[said] = load_data(
-            said.name, config.root / "cache", folder=_own_folder(config), **sizes, progress=progress
-        )
-    return _KEPT[said]
-
-
-def _own_folder(config: Config) -> Path | None:
-    """The folder with the original files that the study names, if it does."""
-    return Path(config.study.data.folder).expanduser() if config.study.data.folder else None
-
-
-def _logits(folder: Path) -> np.ndarray:
-    """float32 [train size, classes] that a dense model gave on the training split, of either framework."""
-    logits: np.ndarray = np.load(folder / "logits.npy")
-    return logits
+        _KEPT[data] = Mnist(TaskSpec("mnist", data=data.folder or "", **sizes), config.root / "cache", progress)
+    return _KEPT[data]
 
 
 @functools.cache
 def _code_digest(trainer: str) -> str:
     """Of the source that decides what a dense model becomes, so that a changed trainer does not reuse old ones."""
     package = Path(trainers.base.__file__).parent / trainer
-    return digest_of([(package / name).read_text() for name in ("models.py", "train.py")])
+    networks = Path(tasks.mnist.__file__).parent / f"{trainer}.py"
+    return digest_of([file.read_text() for file in (networks, package / "train.py")])

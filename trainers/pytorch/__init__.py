@@ -9,7 +9,6 @@ for _name in ("torchao", "torch.utils._pytree"):
     logging.getLogger(_name).setLevel(logging.ERROR)
 
 CAPABILITIES = Capabilities(
-    models=("lenet5", "lenet300", "convnet"),
     granularities=("none", "unstructured", "n_m", "channel"),
     schemes=("none", "dynamic_int8", "static_int8", "qat_int8", "qat_int4"),
     clusters=(0,),

@@ -13,6 +13,7 @@ import torch
 from torch import fx, nn
 
 from tasks.mnist.data import DataSet, Split, normalized
+from tasks.mnist.pytorch import shifted
 from trainers.base import Job, TrainingError
 from trainers.recipe import RecipeError
 
@@ -20,7 +21,6 @@ DEVICES = ("auto", "cpu", "cuda")
 WARM_UP = 0.1  # of all steps
 WATCHED_EVERY = 25  # batches between two looks at the loss and two reports of progress
 EVALUATION_BATCH = 1000
-SHIFT = 1  # pixels
 
 # (logits [B, classes] float32, indices [B] into the training split) -> scalar loss
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -143,7 +143,7 @@ class _Run:
             group["lr"] = learning_rate(self.step, self.steps, self.plan.learning_rate)
         images = self.data.images[chosen]
         if self.plan.augment and self.step % 2:
-            images = _shifted(images, self.shuffler)
+            images = shifted(images, self.shuffler)
         with autocast(self.data.device):
             logits = self.model(images)
         loss = self.loss_of(logits.float(), chosen)
@@ -191,14 +191,6 @@ def fit(
 
 def _adam(model: nn.Module) -> torch.optim.Adam:
     return torch.optim.Adam(model.parameters(), fused=True)
-
-
-def _shifted(images: torch.Tensor, shuffler: torch.Generator) -> torch.Tensor:
-    """The batch moved by the same random number of pixels in x and y; what comes in has the edge's value."""
-    right, down = (int(n) for n in torch.randint(0, 2 * SHIFT + 1, (2,), generator=shuffler))
-    height, width = images.shape[2:]
-    padded = nn.functional.pad(images, (SHIFT, SHIFT, SHIFT, SHIFT), mode="replicate")
-    return padded[:, :, down : down + height, right : right + width]
 
 
 def predict(model: nn.Module, images: torch.Tensor, job: Job | None = None, exact: bool = True) -> torch.Tensor:

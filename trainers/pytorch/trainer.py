@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import fx, nn
 
+from tasks.mnist.data import DataSet
 from trainers import base
-from trainers.base import Compressed, Dense, DenseSpec, Job
+from trainers.base import Compressed, Dense, DenseSpec, Job, Teacher
 from trainers.pytorch import models, prune, quantize, train
 from trainers.pytorch.distill import TrainingLoss
 from trainers.pytorch.export import dynamic_int8, export
@@ -68,25 +68,31 @@ class Trainer:
     def dense(self, spec: DenseSpec, job: Job) -> Dense:
         """Train the dense model; writes its weights, its logits on the training split and a record."""
         data = _start(job, spec.seed)
-        model = _placed(models.build(spec.model), data).train()
+        model = _placed(job.task.program("pytorch").build(spec.model), data).train()
         plan = Plan("dense", spec.epochs, spec.learning_rate, spec.batch_size, spec.seed, augment=True)
         curve = fit(model, data, plan, job, TrainingLoss(data.labels, Distillation(), None))
         logits = predict(model.eval(), data.images, job).cpu().numpy()
         weights = {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
         save_file(weights, job.folder / WEIGHTS)
-        made = Dense(spec, job.folder, logits, models.trainable(model))
+        made = Dense(spec, job.folder, models.trainable(model), {"logits": logits})
         return made.save(curve, self.versions())
 
     def open_dense(self, spec: DenseSpec, folder: Path) -> Dense:
         """A dense model that `dense` wrote earlier; raises ValueError when the folder holds another."""
         return Dense.open(spec, folder)
 
-    def compress(self, recipe: Recipe, dense: Dense, teacher: np.ndarray | None, job: Job) -> Compressed:
+    def compress(self, recipe: Recipe, dense: Dense, teacher: Teacher | None, job: Job) -> Compressed:
         """Prune and fine-tune, quantize, export: what the recipe asks for, in that order."""
-        _check(recipe, dense, teacher, job)
+        base.check_job(recipe, dense, teacher, job)
+        if recipe.quantization.scheme == "dynamic_int8" and job.format != "onnx":
+            raise RecipeError(
+                "quantization.scheme: dynamic_int8 is ONNX Runtime's own; choose another, or the format onnx"
+            )
         data = _start(job, recipe.seed)
-        taught = None if teacher is None else torch.from_numpy(teacher).to(data.device)
-        model = models.build(recipe.model)
+        taught = None
+        if teacher is not None and teacher.outputs is not None:
+            taught = torch.tensor(teacher.outputs["logits"], device=data.device)
+        model = job.task.program("pytorch").build(recipe.model)
         model.load_state_dict(load_file(dense.folder / WEIGHTS))
         loss = TrainingLoss(data.labels, recipe.distillation, taught)
         trial = _Trial(recipe, job, data, loss, _placed(model, data))
@@ -94,36 +100,28 @@ class Trainer:
         _prune(trial)
         _quantize(trial)
         with trial.stage("predict"):
-            labels = predict(trial.model, data.validation_images, job).argmax(1).cpu().numpy()
+            rows = base.COMPARED_ROWS
+            outputs = predict(trial.model, data.validation_images[:rows], job).cpu().numpy()
         file = job.folder / f"model.{job.format}"
         with trial.stage("export"):
             weights = _write(trial, file, self.versions())
         sparsity = prune.sparsity(weights, prunable)
-        return Compressed(file, sparsity, trial.pruned, labels, trial.stages, trial.curves)
-
-
-def _check(recipe: Recipe, dense: Dense, teacher: np.ndarray | None, job: Job) -> None:
-    base.check(recipe)
-    formats = base.capabilities(recipe.trainer).formats
-    if recipe.model != dense.spec.model:
-        raise RecipeError(f"recipe.model: {recipe.model!r}, but the dense model given is {dense.spec.model!r}")
-    if job.format not in formats:
-        raise RecipeError(
-            f"job.format: the {recipe.trainer} trainer has no {job.format!r}; choose from {', '.join(formats)}"
+        return Compressed(
+            file, sparsity, trial.pruned, {"logits": outputs}, len(outputs), trial.stages, trial.curves
         )
-    if recipe.quantization.scheme == "dynamic_int8" and job.format != "onnx":
-        raise RecipeError("quantization.scheme: dynamic_int8 is ONNX Runtime's own; choose another, or the format onnx")
-    wanted = (len(job.data.train), job.data.classes)
-    if recipe.distillation.kind != "none" and (teacher is None or teacher.shape != wanted):
-        given = "none" if teacher is None else f"of shape {teacher.shape}"
-        raise RecipeError(f"distillation: needs the teacher's logits {wanted} on the training split; given {given}")
 
 
 def _start(job: Job, seed: int) -> Resident:
     """Threads, seed and data for what follows: it depends on nothing that this process did before."""
     torch.set_num_threads(job.threads)
     torch.manual_seed(seed)
-    return train.resident(job.data, train.device_of(job.device))
+    return train.resident(dataset(job), train.device_of(job.device))
+
+
+def dataset(job: Job) -> DataSet:
+    """MNIST's arrays."""
+    found: DataSet = job.task.dataset  # type: ignore[attr-defined]
+    return found
 
 
 def _placed(model: nn.Module, data: Resident) -> nn.Module:
@@ -171,7 +169,7 @@ def _write(trial: _Trial, file: Path, versions: dict[str, str]) -> dict[str, tor
     about = {
         "recipe": json.dumps(trial.recipe.to_dict(), sort_keys=True),
         "versions": json.dumps(versions, sort_keys=True),
-        "data": trial.job.data.digest,
+        "data": trial.job.task.info().data_digest,
     }
     model = trial.model.cpu()
     if isinstance(model, fx.GraphModule):

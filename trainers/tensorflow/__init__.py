@@ -3,7 +3,6 @@
 from trainers.base import Capabilities
 
 CAPABILITIES = Capabilities(
-    models=("lenet5", "lenet300", "convnet", "mlp128"),
     granularities=("none", "unstructured", "block", "n_m", "channel"),
     schemes=("none", "float16", "dynamic_int8", "static_int8", "qat_int8"),
     clusters=(0, 8, 16, 32),

@@ -11,6 +11,7 @@ import tf_keras
 
 from tasks.mnist.data import normalized
 from trainers.base import Job
+from trainers.tensorflow.train import dataset
 
 CALIBRATION_IMAGES = 500
 
@@ -30,6 +31,6 @@ def export(model: tf_keras.Model, scheme: str, job: Job) -> Path:
 
 
 def _calibration(job: Job) -> Iterator[list[np.ndarray]]:
-    images = normalized(job.data.train.images[:CALIBRATION_IMAGES], "NHWC")
+    images = normalized(dataset(job).train.images[:CALIBRATION_IMAGES], "NHWC")
     for image in images:
         yield [image[None]]

@@ -12,6 +12,7 @@ from tensorflow_model_optimization.python.core.sparsity.keras import pruning_wra
 
 from trainers.base import TrainingError, narrowed
 from trainers.recipe import Pruning
+from tasks.mnist import tensorflow as networks
 from trainers.tensorflow import models
 
 # Four neighbouring inputs of one output: they are neighbours in the .tflite file too, whose rows are outputs.
@@ -139,7 +140,7 @@ def narrow(model: str, weights: Mapping[str, np.ndarray], sparsity: float) -> di
     """
     left = dict(weights)
     before, kept = 1, np.zeros(1, np.int64)  # the one channel of the images
-    layers = models.weighted(model)
+    layers = networks.weighted(model)
     for layer in layers:
         kernel = _with_inputs(weights[f"{layer.name}.kernel"], before, kept)
         before = kernel.shape[-1]
@@ -154,7 +155,7 @@ def narrow(model: str, weights: Mapping[str, np.ndarray], sparsity: float) -> di
 
 
 def widths_of(weights: Mapping[str, np.ndarray]) -> dict[str, int]:
-    """Output channels by layer, as `models.build` takes them."""
+    """Output channels by layer, as `networks.build` takes them."""
     return {name: kernel.shape[-1] for name, kernel in models.kernels_of(weights).items()}
 
 
@@ -169,4 +170,4 @@ def _scale(weights: Mapping[str, np.ndarray], layer: str) -> np.ndarray | float:
     if f"{layer}_norm.gamma" not in weights:
         return 1.0
     variance = weights[f"{layer}_norm.moving_variance"]
-    return np.abs(weights[f"{layer}_norm.gamma"]) / np.sqrt(variance + models.NORM_EPSILON)
+    return np.abs(weights[f"{layer}_norm.gamma"]) / np.sqrt(variance + networks.NORM_EPSILON)

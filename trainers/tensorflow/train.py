@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 
-from tasks.mnist.data import normalized
+from tasks.mnist.data import DataSet, normalized
 from trainers.base import Job, TrainingError
 from trainers.recipe import Distillation
 from trainers.tensorflow import distill
@@ -43,11 +43,11 @@ class Plan:
 
     def steps(self, job: Job) -> int:
         """Optimizer steps in all."""
-        return self.epochs * (len(job.data.train) // self.rows(job))
+        return self.epochs * (len(dataset(job).train) // self.rows(job))
 
     def rows(self, job: Job) -> int:
         """Samples per batch: never more than there are."""
-        return min(self.batch_size, len(job.data.train))
+        return min(self.batch_size, len(dataset(job).train))
 
 
 def train(
@@ -67,7 +67,7 @@ def train(
     done = 0
     for epoch in range(plan.epochs):
         losses = []
-        batches = _batches(len(job.data.train), rows, (plan.seed, epoch))
+        batches = _batches(len(dataset(job).train), rows, (plan.seed, epoch))
         for start in range(0, len(batches), BATCHES_PER_CALL):
             job.pause()
             chosen = batches[start : start + BATCHES_PER_CALL]
@@ -108,8 +108,14 @@ def predict(model: tf_keras.Model, images: np.ndarray, job: Job) -> np.ndarray:
 
 def accuracy(model: tf_keras.Model, job: Job) -> float:
     """Fraction of the validation split that the model labels rightly."""
-    labels = predict(model, job.data.validation.images, job).argmax(axis=1)
-    return float(np.mean(labels == job.data.validation.labels))
+    labels = predict(model, dataset(job).validation.images, job).argmax(axis=1)
+    return float(np.mean(labels == dataset(job).validation.labels))
+
+
+def dataset(job: Job) -> DataSet:
+    """MNIST's arrays."""
+    found: DataSet = job.task.dataset  # type: ignore[attr-defined]
+    return found
 
 
 def _check(loss: float, plan: Plan, epoch: int, step: int) -> None:
@@ -122,7 +128,7 @@ def _check(loss: float, plan: Plan, epoch: int, step: int) -> None:
 
 def _compiled(model: tf_keras.Model, plan: Plan, job: Job) -> Callable[[np.ndarray, np.ndarray], tf.Tensor]:
     """int32 [K, B] sample numbers, float32 [K] learning rates -> sum of the K losses; trains the model."""
-    images, labels = tf.constant(job.data.train.images), tf.constant(job.data.train.labels, tf.int32)
+    images, labels = tf.constant(dataset(job).train.images), tf.constant(dataset(job).train.labels, tf.int32)
     without = np.zeros((len(labels), 1), np.float32)
     teacher = tf.constant(without if plan.teacher is None else plan.teacher, tf.float32)
     # The legacy optimizer updates each variable by one fused kernel.

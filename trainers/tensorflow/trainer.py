@@ -21,12 +21,13 @@ import tensorflow_model_optimization as tfmot
 import tf_keras
 from tensorflow.python.framework.ops import gradient_registry
 
+from tasks.mnist import tensorflow as networks
 from trainers import base
-from trainers.base import Compressed, Dense, DenseSpec, Job
+from trainers.base import Compressed, Dense, DenseSpec, Job, Teacher
 from trainers.recipe import Distillation, Recipe, RecipeError
 from trainers.tensorflow import models, prune, quantize
 from trainers.tensorflow.export import export
-from trainers.tensorflow.train import Plan, predict, train
+from trainers.tensorflow.train import Plan, dataset, predict, train
 
 # TensorFlow takes the number of threads once per process, and it decides the order of sums: what two threads make
 # is not what one makes. A worker serves jobs that allow different numbers, so it is one for all, whatever they allow.
@@ -92,31 +93,32 @@ class Trainer:
     def dense(self, spec: DenseSpec, job: Job) -> Dense:
         """Train the dense model; writes its weights, its logits on the training split and a record."""
         _start(job, spec.seed)
-        model = models.build(spec.model)
+        model = networks.build(spec.model)
         plan = Plan("dense", spec.epochs, spec.learning_rate, spec.batch_size, spec.seed, Distillation(), teacher=None)
         curve = train(model, plan, job)
-        logits = predict(model, job.data.train.images, job)
+        logits = predict(model, dataset(job).train.images, job)
         safetensors.numpy.save_file(models.weights_of(model), job.folder / WEIGHTS)
-        made = Dense(spec, job.folder, logits, models.parameters(model))
+        made = Dense(spec, job.folder, models.parameters(model), {"logits": logits})
         return made.save(curve, self.versions())
 
     def open_dense(self, spec: DenseSpec, folder: Path) -> Dense:
         """A dense model that `dense` wrote earlier; raises ValueError when the folder holds another."""
         return Dense.open(spec, folder)
 
-    def compress(self, recipe: Recipe, dense: Dense, teacher: np.ndarray | None, job: Job) -> Compressed:
+    def compress(self, recipe: Recipe, dense: Dense, teacher: Teacher | None, job: Job) -> Compressed:
         """Prune and fine-tune, cluster, train with fake quantization, export: what the recipe asks for, in order."""
-        _check(recipe, dense, teacher, job)
+        base.check_job(recipe, dense, teacher, job)
         _start(job, recipe.seed)
         weights = safetensors.numpy.load_file(dense.folder / WEIGHTS)
         before = models.kernels_of(weights)
-        trial = _Trial(recipe, teacher, job, models.build(recipe.model))
+        taught = None if teacher is None or teacher.outputs is None else teacher.outputs["logits"]
+        trial = _Trial(recipe, taught, job, networks.build(recipe.model))
         models.set_weights(trial.model, weights)
         _prune(trial)
         _cluster(trial)
         _fake_quantize(trial)
         with trial.stage("predict"):
-            labels = predict(trial.model, job.data.validation.images, job).argmax(axis=1)
+            outputs = predict(trial.model, dataset(job).validation.images[: base.COMPARED_ROWS], job)
         with trial.stage("export"):
             job.pause()
             file = export(trial.model, recipe.quantization.scheme, job)
@@ -125,22 +127,11 @@ class Trainer:
             file,
             prune.sparsity(kernels, before),
             _reached(recipe, kernels, before),
-            labels,
+            {"logits": outputs},
+            len(outputs),
             trial.stages,
             trial.curves,
         )
-
-
-def _check(recipe: Recipe, dense: Dense, teacher: np.ndarray | None, job: Job) -> None:
-    base.check(recipe)
-    if recipe.model != dense.spec.model:
-        raise RecipeError(f"recipe.model: {recipe.model!r}, but the dense model given is {dense.spec.model!r}")
-    if job.format not in base.capabilities(recipe.trainer).formats:
-        raise RecipeError(f"job.format: the {recipe.trainer} trainer has no {job.format!r}; it exports tflite")
-    wanted = (len(job.data.train), job.data.classes)
-    if recipe.distillation.kind != "none" and (teacher is None or teacher.shape != wanted):
-        given = "none" if teacher is None else f"of shape {teacher.shape}"
-        raise RecipeError(f"distillation: needs the teacher's logits {wanted} on the training split; given {given}")
 
 
 def _start(job: Job, seed: int) -> None:
@@ -185,7 +176,7 @@ def _narrow(trial: _Trial) -> None:
     for done in range(1, rounds + 1):
         goal = recipe.pruning.sparsity * (1 - (1 - done / rounds) ** 3)
         weights = prune.narrow(recipe.model, models.weights_of(trial.model), goal)
-        trial.model = models.build(recipe.model, prune.widths_of(weights))
+        trial.model = networks.build(recipe.model, prune.widths_of(weights))
         models.set_weights(trial.model, weights)
         left = epochs - epochs // rounds * (rounds - 1)
         trial.train(trial.plan("fine-tune", left if done == rounds else epochs // rounds))
@@ -223,6 +214,6 @@ def _reached(recipe: Recipe, kernels: dict[str, np.ndarray], before: dict[str, n
         return 0.0
     if recipe.pruning.granularity != "channel":
         return prune.reached(kernels, recipe.pruning, clustered=recipe.quantization.clusters > 0)
-    prunable = [layer.name for layer in models.weighted(recipe.model)[:-1]]
+    prunable = [layer.name for layer in networks.weighted(recipe.model)[:-1]]
     kept = sum(kernels[name].shape[-1] for name in prunable)
     return 1 - kept / sum(before[name].shape[-1] for name in prunable)
