@@ -60,9 +60,7 @@ class LinearTrainer:
         job.folder.mkdir(parents=True, exist_ok=True)
         onnx.save(linear(weights, detour), job.folder / "model.onnx")
         logits = flat(given.validation) @ weights
-        return Compressed(
-            job.folder / "model.onnx", 0.0, 0.0, {"logits": logits}, len(logits), {"finetune": 0.01}, []
-        )
+        return Compressed(job.folder / "model.onnx", 0.0, 0.0, {"logits": logits}, len(logits), {"finetune": 0.01}, [])
 
 
 def flat(split: data.Split) -> np.ndarray:

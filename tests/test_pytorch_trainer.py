@@ -64,6 +64,7 @@ def test_the_logits_are_what_the_saved_weights_say(task: Mnist, dense: Dense) ->
     model.load_state_dict(safetensors.torch.load_file(dense.folder / "weights.safetensors"))
     with torch.no_grad():
         said = model(torch.from_numpy(normalized(task.dataset.train.images, "NCHW"))).numpy()
+    assert dense.outputs is not None
     np.testing.assert_allclose(said, dense.outputs["logits"], atol=1e-4, rtol=1e-4)
 
 
@@ -71,6 +72,7 @@ def test_a_recipe_is_its_steps_by_hand(task: Mnist, dense: Dense, tmp_path: Path
     made = Trainer().compress(EVERYTHING, dense, Teacher.of(dense), job(task, tmp_path))
 
     work, tuning = job(task, tmp_path / "by_hand"), EVERYTHING.finetuning
+    assert dense.outputs is not None
     resident = train.resident(task.dataset, torch.device("cpu"))
     loss_of = TrainingLoss(resident.labels, EVERYTHING.distillation, torch.tensor(dense.outputs["logits"]))
     model = Program().build("lenet300")

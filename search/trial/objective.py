@@ -210,9 +210,11 @@ def _task(config: Config, progress: Progress) -> Mnist:
     """The study's task, its data kept in memory for the worker's next trial."""
     data = config.study.data
     if data not in _KEPT:
-        sizes = {"train_size": data.train_size, "validation_size": data.validation_size}
+        spec = TaskSpec(
+            "mnist", data=data.folder or "", train_size=data.train_size, validation_size=data.validation_size
+        )
         _KEPT.clear()
-        _KEPT[data] = Mnist(TaskSpec("mnist", data=data.folder or "", **sizes), config.root / "cache", progress)
+        _KEPT[data] = Mnist(spec, config.root / "cache", progress)
     return _KEPT[data]
 
 

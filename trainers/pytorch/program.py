@@ -8,8 +8,6 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from trainers.recipe import Distillation
-
 Tensors = Mapping[str, torch.Tensor]
 
 
@@ -19,6 +17,14 @@ class TorchProgram(Protocol):
     The network that `build` gives takes its inputs as tensors by position, in the order of the task's input ports, and
     returns one tensor, or a tuple of them in the order of its output ports: keywords, dicts and dataclasses of a user's
     model are dealt with inside, so that capture, pruning and export see one shape of network.
+
+    A program may have more, which the trainer uses where it is there:
+
+    - `distill(student: Tensors, teacher: Tensors, how: Distillation) -> Tensor`: a scalar, how far the student is from
+      the teacher, without the loss; by default what `trainers.pytorch.distill.divergence` says of the output ports.
+    - `augments(stage: str, step: int) -> bool`: whether `augment` is called in this step of `dense`, `fine-tune` or
+      `qat`; by default in every step whose teacher sees the same batch.
+    - `loss` with a parameter `label_smoothing: float`, without which `finetuning.label_smoothing` is refused.
     """
 
     def build(self, model: str) -> nn.Module:
@@ -34,10 +40,6 @@ class TorchProgram(Protocol):
 
     def loss(self, outputs: Tensors, inputs: Tensors, targets: Any) -> torch.Tensor:
         """Scalar, mean over the batch. `targets`: the batch's, as tensors on the device, in the user's structure."""
-        ...
-
-    def distill(self, student: Tensors, teacher: Tensors, how: Distillation) -> torch.Tensor:
-        """Scalar: how far the student is from the teacher (`how.kind`, `how.temperature`), without the loss."""
         ...
 
     def keep(self, network: nn.Module) -> Collection[str]:

@@ -69,7 +69,7 @@ class Trainer:
         """Train the dense model; writes its weights, its logits on the training split and a record."""
         data = _start(job, spec.seed)
         model = _placed(job.task.program("pytorch").build(spec.model), data).train()
-        plan = Plan("dense", spec.epochs, spec.learning_rate, spec.batch_size, spec.seed, augment=True)
+        plan = Plan("dense", round(spec.epochs), spec.learning_rate, spec.batch_size, spec.seed, augment=True)
         curve = fit(model, data, plan, job, TrainingLoss(data.labels, Distillation(), None))
         logits = predict(model.eval(), data.images, job).cpu().numpy()
         weights = {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
@@ -106,9 +106,7 @@ class Trainer:
         with trial.stage("export"):
             weights = _write(trial, file, self.versions())
         sparsity = prune.sparsity(weights, prunable)
-        return Compressed(
-            file, sparsity, trial.pruned, {"logits": outputs}, len(outputs), trial.stages, trial.curves
-        )
+        return Compressed(file, sparsity, trial.pruned, {"logits": outputs}, len(outputs), trial.stages, trial.curves)
 
 
 def _start(job: Job, seed: int) -> Resident:

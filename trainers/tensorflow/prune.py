@@ -10,9 +10,9 @@ import tensorflow_model_optimization as tfmot
 import tf_keras
 from tensorflow_model_optimization.python.core.sparsity.keras import pruning_wrapper
 
+from tasks.mnist import tensorflow as networks
 from trainers.base import TrainingError, narrowed
 from trainers.recipe import Pruning
-from tasks.mnist import tensorflow as networks
 from trainers.tensorflow import models
 
 # Four neighbouring inputs of one output: they are neighbours in the .tflite file too, whose rows are outputs.

@@ -94,7 +94,9 @@ class Trainer:
         """Train the dense model; writes its weights, its logits on the training split and a record."""
         _start(job, spec.seed)
         model = networks.build(spec.model)
-        plan = Plan("dense", spec.epochs, spec.learning_rate, spec.batch_size, spec.seed, Distillation(), teacher=None)
+        plan = Plan(
+            "dense", round(spec.epochs), spec.learning_rate, spec.batch_size, spec.seed, Distillation(), teacher=None
+        )
         curve = train(model, plan, job)
         logits = predict(model, dataset(job).train.images, job)
         safetensors.numpy.save_file(models.weights_of(model), job.folder / WEIGHTS)
