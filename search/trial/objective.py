@@ -55,7 +55,7 @@ def _train_and_export(config: Config, spec: DenseSpec, folder: Path, threads: in
         dense_folder=dense_folder,
         artifact=artifact,
         metrics=quality,
-        samples=len(data.validation),
+        samples=task.info().counts["validation"],
         size_bytes=artifact.size_bytes(),
         latency_ms=float("nan"),
         data_digest=digest,
