@@ -24,6 +24,7 @@ from rich.text import Text
 from search import terminal
 from search.command import ROOT, STORAGE, STUDY, SWEEP, Setting, Usage, UsageError, command
 from search.storage import database
+from search.study.phrases import span
 from search.sweep.heartbeat import EVERY, KEY
 
 HELP = Usage(
@@ -182,7 +183,7 @@ def details(one: Progress, said: str) -> Group:
             workers.add_column(head, justify="right" if head in ("Done", "For") else "left")
         for work in one.doing:
             lasting = one.at_ms / 1000 - work["since_ms"] / 1000
-            workers.add_row(work["what"], work["stage"], f"{100 * work['fraction']:.0f} %", _span(lasting))
+            workers.add_row(work["what"], work["stage"], f"{100 * work['fraction']:.0f} %", span(lasting))
         lines += [workers]
     elif one.state == "running":
         lines += [Text("No worker is busy.")]
@@ -200,15 +201,7 @@ def details(one: Progress, said: str) -> Group:
 
 
 def _left(seconds: float | None) -> str:
-    return "after a trial" if seconds is None else f"about {_span(seconds)}"
-
-
-def _span(seconds: float) -> str:
-    """Seconds as people say them: 42 s, 3 min, 2 h 10 min."""
-    minutes = round(seconds / 60)
-    if seconds < 100:
-        return f"{max(0.0, seconds):.0f} s"
-    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
+    return "after a trial" if seconds is None else f"about {span(seconds)}"
 
 
 def arguments(words: Sequence[str]) -> dict[str, str]:

@@ -120,7 +120,7 @@ def test_the_charts_show_every_trial_and_tell_the_front(links: dict[str, str], p
     lines = page.locator("[data-testid='experiment-view-compare-runs-card']", has_text="Parallel Coordinates")
     assert lines.locator("canvas, svg").count() > 0
     names = set(page.locator("[data-testid='experiments-table-cell'], .ag-cell a").all_inner_texts())
-    for title in ("dense fp32 (dense)", "static int8 (ptq_int8)"):
+    for title in ("dense fp32 (dense)", "int8 (ptq_int8)"):
         assert any(title in name for name in names), names
 
 

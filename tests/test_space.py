@@ -75,7 +75,7 @@ def test_a_reference_is_a_point_of_the_space_with_its_switches_off() -> None:
     study = optuna.create_study()
     study.enqueue_trial(params)
     recipe = space.suggest(study.ask())
-    assert recipe.describe() == "channel 50 %"
+    assert recipe.describe() == "half the channels removed"
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,7 @@ def test_a_trial_becomes_a_flat_run_with_name_status_times_and_files(store: Path
     (tmp_path / "model.onnx").write_bytes(b"a model file")
     one = record(5, artifact=str(tmp_path / "model.onnx"))
     run = client(tracking).get_run(tracking.log_trial("a", one))
-    assert run.info.run_name == one.words == "channel 50 % · qat int8"
+    assert run.info.run_name == one.words == "half the channels removed, QAT int8"
     assert (run.info.status, run.info.start_time, run.info.end_time) == ("FINISHED", one.start_ms, one.end_ms)
     assert "mlflow.parentRunId" not in run.data.tags
     assert run.data.tags["pare.sweep"] == "a"
@@ -83,7 +83,7 @@ def test_a_trial_becomes_a_flat_run_with_name_status_times_and_files(store: Path
     history = client(tracking).get_metric_history(run.info.run_id, "epoch/loss")
     assert [(m.step, m.value) for m in history] == [(0, 0.2), (1, 0.1)]
     named = client(tracking).get_run(tracking.log_trial("a", record(7, reference="channel_70")))
-    assert named.info.run_name == "channel 70 % · qat int8 (channel_70) [infeasible]"
+    assert named.info.run_name == "70 % of channels removed, QAT int8 (channel_70) [infeasible]"
     assert (named.data.tags["mlflow.runColor"], named.data.tags["pare.front"]) == ("#bfe6dc", "false")
     run = client(tracking).get_run(tracking.log_trial("a", failed(6, "out of memory")))
     assert (run.info.status, run.data.tags["pare.reason"]) == ("FAILED", "out of memory")

@@ -16,6 +16,15 @@ SCHEDULES = ("one_shot", "gradual")
 SCHEMES = ("none", "float16", "dynamic_int8", "static_int8", "qat_int8", "qat_int4")
 DISTILLATIONS = ("none", "soft", "hard")
 CLUSTERS = (0, 8, 16, 32)
+# What is pruned and how it is quantized, in words.
+_PRUNED = {"unstructured": "weights", "block": "weight blocks", "channel": "channels"}
+_SCHEMES = {
+    "float16": "fp16",
+    "dynamic_int8": "dynamic int8",
+    "static_int8": "int8",
+    "qat_int8": "QAT int8",
+    "qat_int4": "QAT int4",
+}
 
 
 def about(default: Any, text: str) -> Any:
@@ -171,21 +180,23 @@ class Recipe:
         return digest_of(self.canonical().to_dict())
 
     def describe(self) -> str:
-        """The recipe as people say it: `channel 62 % · qat int8 · T 4.1`."""
+        """The recipe as people say it: `62 % of channels removed, QAT int8, temperature 4.1`."""
         said = []
         if self.pruning.granularity == "n_m":
-            said.append("2:4 sparse")
+            said.append("2 of 4 weights removed")
         elif self.pruning.granularity != "none":
-            said.append(f"{self.pruning.granularity} {100 * self.pruning.sparsity:.0f} %")
+            what = _PRUNED[self.pruning.granularity]
+            share = f"{100 * self.pruning.sparsity:.0f} %"
+            said.append(f"half the {what} removed" if share == "50 %" else f"{share} of {what} removed")
         if self.quantization.clusters:
             said.append(f"{self.quantization.clusters} clusters")
         if self.quantization.scheme != "none":
-            said.append(self.quantization.scheme.replace("_", " "))
+            said.append(_SCHEMES[self.quantization.scheme])
         if self.distillation.kind == "soft":
-            said.append(f"T {self.distillation.temperature:.1f}")
+            said.append(f"temperature {self.distillation.temperature:.1f}")
         elif self.distillation.kind == "hard":
             said.append("hard distillation")
-        return " · ".join(said) or "dense fp32"
+        return ", ".join(said) or "dense fp32"
 
 
 def _known(where: str, values: Mapping[str, Any], kind: type) -> None:
