@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import sys
 
-from search.executors.executor import start
+from search.executors.start import start
 from search.run import EXPERIMENTS
 from search.study import compose
 from search.study.config import Config

@@ -56,7 +56,7 @@ class Clock:
 
 def search(config: Config) -> tuple[Sweep, Clock]:
     """The study searched to its end by the real driver, with its parts timed."""
-    from search.executors.executor import start
+    from search.executors.start import start
     from search.study.compose import storage
     from search.sweep.display import Display
     from search.sweep.driver import Driver

@@ -18,7 +18,10 @@ import psutil
 import pytest
 
 from search.errors import WorkerError
-from search.executors.executor import Executor, InlineExecutor, LocalExecutor, start
+from search.executors.base import Executor
+from search.executors.inline import InlineExecutor
+from search.executors.local import LocalExecutor
+from search.executors.start import start
 from search.study.config import Config, check
 from search.study.config import Executor as Settings
 from search.trial.steps import TrainThenMeasure
@@ -191,7 +194,7 @@ def test_inline_runs_here(tmp_path: Path) -> None:
 
 def test_workers_end_when_the_driver_is_killed() -> None:
     code = (
-        "import time\nfrom search.study.config import Executor\nfrom search.executors.executor import LocalExecutor\n"
+        "import time\nfrom search.study.config import Executor\nfrom search.executors.local import LocalExecutor\n"
         "from tests.test_executor import hang, pid\n"
         "if __name__ == '__main__':\n"
         "    ex = LocalExecutor(Executor(workers=1))\n"

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from search.executors.executor import InlineExecutor
+from search.executors.inline import InlineExecutor
 from search.front.summary import existing
 from search.signals import Stop, Terminated, shielded
 from search.study import compose

@@ -17,7 +17,7 @@ from scipy import stats
 
 from runtimes.base import Artifact
 from search.errors import SweepError, reason
-from search.executors.executor import Executor, Work, run_all
+from search.executors.base import Executor, Work, run_all
 from search.front import pareto
 from search.study.config import Config, Confirm
 from search.study.constraint import Constraint

@@ -10,7 +10,8 @@ from dataclasses import replace
 from typing import Any
 
 from search.errors import SweepError, reason
-from search.executors.executor import Event, Executor, Work, run_all, start
+from search.executors.base import Event, Executor, Work, run_all
+from search.executors.start import start
 from search.signals import Stop
 from search.study.config import Config
 from search.sweep.confirm import Confirmation, Confirmed

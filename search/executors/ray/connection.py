@@ -17,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 
 from search.errors import SweepError
-from search.executors.executor import cores
+from search.executors.base import cores
 from search.study import config
 
 ANSWER_S = 5.0

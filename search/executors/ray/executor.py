@@ -1,6 +1,6 @@
 """Workers on a Ray cluster: `executor=ray`. Whatever the cluster does to them, a piece of work is told once.
 
-A node shares no disk with the driver (travel.py), and measures only if it carries the resource that the study
+A node shares no disk with the driver (transfer.py), and measures only if it carries the resource that the study
 names as its target. A worker that dies costs one of the work's `retries`; a node that is lost is not the work's fault.
 """
 
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from search.errors import WorkerError
-from search.executors.executor import Event, interpreter
+from search.executors.base import Event, interpreter
 from search.executors.ray.connection import RayConnection, attach
 from search.executors.ray.node import Reply
 from search.executors.ray.pool import MEASURE, PooledWorker, WorkerPool

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from runtimes import quiet
-from search.executors.executor import Event, listen, serve
+from search.executors.base import Event
 from search.executors.ray.transfer import Blob, Payload, Receiver, Sender
+from search.executors.worker import listen, serve
 from search.trial.provenance import code_digest
 
 SCRATCH = "PARE_SCRATCH"

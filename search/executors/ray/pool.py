@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from search.errors import SweepError
-from search.executors.executor import Event
+from search.executors.base import Event
 from search.executors.ray.connection import RayConnection
 from search.executors.ray.node import Whereabouts, Worker
 from search.executors.ray.transfer import Blob

@@ -1,0 +1,116 @@
+"""Worker processes on this host, the default."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import queue
+import signal
+import time
+from collections.abc import Callable
+from concurrent.futures import CancelledError, Future
+from pathlib import Path
+from typing import Any
+
+from pebble import ProcessExpired, ProcessPool
+
+from search.errors import WorkerError
+from search.executors import worker
+from search.executors.base import Event, cores, interpreter
+from search.signals import shielded
+from search.study import config
+
+
+class LocalExecutor:
+    """Worker processes on this host, one pool per trainer because no process may import two frameworks.
+
+    What frameworks print goes to the file `output`; our own warnings reach the driver as events.
+
+    Trials run one-threaded side by side, which beats one many-threaded trial. Workers are recycled after
+    `trials_per_worker` pieces of work, since TensorFlow leaks some 30 MB per model.
+    """
+
+    def __init__(self, settings: config.Executor, output: Path | None = None):
+        self.slots = self.threads = cores() if settings.workers == "auto" else settings.workers
+        self._settings = settings
+        self._output = output
+        self._context = multiprocessing.get_context("spawn")
+        self._events: Any = self._context.Queue()
+        self._pools: dict[str, ProcessPool] = {}
+        self._closed = False
+
+    def submit(self, key: int, trainer: str, work: Callable[..., Any], *args: Any) -> Future[Any]:
+        """See Executor."""
+        outer: Future[Any] = Future()
+        self._attempt(outer, self._settings.retries, key, trainer, work, args)
+        return outer
+
+    def _attempt(
+        self, outer: Future[Any], retries: int, key: int, trainer: str, work: Callable[..., Any], args: Any
+    ) -> None:
+        started = time.monotonic()
+
+        def finished(inner: Future[Any]) -> None:
+            try:
+                outer.set_result(inner.result())
+                return
+            except CancelledError:
+                outer.cancel()
+                return
+            except ProcessExpired as error:
+                failure: Exception = WorkerError(_last_words(error))
+            except TimeoutError:
+                limit = self._settings.trial_timeout
+                failure = WorkerError(f"took longer than executor.trial_timeout ({limit:g} s); raise it or train less")
+            except Exception as error:
+                outer.set_exception(error)
+                return
+            if retries and not self._closed:
+                self._attempt(outer, retries - 1, key, trainer, work, args)
+            else:
+                failure.add_note(f"after {time.monotonic() - started:.0f} s in the last attempt")
+                outer.set_exception(failure)
+
+        python = interpreter(self._settings, trainer)
+        with shielded():  # the pool starts its workers from threads that begin with the first work
+            inner = self._pool(trainer).schedule(
+                worker.serve, args=[key, python, work, args], timeout=self._settings.trial_timeout
+            )
+        inner.add_done_callback(finished)
+
+    def _pool(self, trainer: str) -> ProcessPool:
+        if trainer not in self._pools:
+            self._pools[trainer] = ProcessPool(
+                max_workers=self.slots,
+                max_tasks=self._settings.trials_per_worker,
+                initializer=worker.begin,
+                initargs=[self._events, os.getpid(), self._output],
+                context=self._context,
+            )
+        return self._pools[trainer]
+
+    def events(self) -> list[Event]:
+        """See Executor."""
+        found: list[Event] = []
+        with contextlib.suppress(queue.Empty):
+            while True:
+                found.append(self._events.get_nowait())
+        return found
+
+    def close(self) -> None:
+        """See Executor."""
+        self._closed = True
+        for pool in self._pools.values():
+            pool.stop()
+        for pool in self._pools.values():
+            pool.join()
+
+
+def _last_words(error: ProcessExpired) -> str:
+    code = error.exitcode
+    if code is not None and code < 0:
+        killed = signal.Signals(-code).name
+        hint = "; out of memory?" if killed == "SIGKILL" else ""
+        return f"the worker process was killed by {killed}{hint}"
+    return f"the worker process ended with exit code {code}"
