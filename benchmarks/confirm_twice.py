@@ -12,8 +12,11 @@ from __future__ import annotations
 
 import sys
 
+from search.command import writable
+from search.ending import clear_errors
 from search.executors.start import start
 from search.run import EXPERIMENTS
+from search.storage.database import address
 from search.study import compose
 from search.study.config import Config
 from search.sweep import driver
@@ -27,9 +30,9 @@ FIGURES = ("accuracy", "test_accuracy", "latency_ratio", "size_bytes")
 def confirm_again(words: list[str]) -> tuple[list[Confirmed], list[Confirmed]]:
     """The sweep's candidates confirmed with its own seeds, and with seeds 1,000,000 further on."""
     config = compose.composed(words, EXPERIMENTS)
-    config = config.model_copy(update={"root": compose.writable(config.root)})
+    config = config.model_copy(update={"root": writable(config.root)})
     with driver_lock(config.root, config.study.name):
-        sweep = Sweep.open(config.study, compose.storage(config.root))
+        sweep = Sweep.open(config.study, address(config.root, config.storage.name))
         stored = sweep.get("confirmed")
         if stored is None:
             sys.exit(f"{sweep.name} is not confirmed yet; run python -m search.run {' '.join(words)}")
@@ -60,7 +63,7 @@ def _shifted(config: Config, by: int) -> Config:
 
 def main() -> None:
     """Print every figure of both runs, then the two shares."""
-    with compose.clear_errors():
+    with clear_errors():
         first, second = confirm_again(sys.argv[1:])
     inside = overlap = count = 0
     for one, two in zip(first, second, strict=True):

@@ -57,14 +57,14 @@ class Clock:
 def search(config: Config) -> tuple[Sweep, Clock]:
     """The study searched to its end by the real driver, with its parts timed."""
     from search.executors.start import start
-    from search.study.compose import storage
+    from search.storage.database import address
     from search.sweep.display import Display
     from search.sweep.driver import Driver
     from search.sweep.recorder import Log
     from search.sweep.sweep import Sweep
 
     clock = Clock()
-    sweep = Sweep.open(config.study, storage(config.root, config.storage.name))
+    sweep = Sweep.open(config.study, address(config.root, config.storage.name))
     log = Log(config, sweep)
     for part in ("ask", "tell"):
         setattr(sweep, part, clock.timed(part, getattr(sweep, part)))

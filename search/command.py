@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from pathlib import Path
 
 from search import terminal
 from search.errors import SettingsError, SweepError
@@ -103,6 +105,16 @@ STORAGE = Setting(
     "",
     ("sqlite", "postgres"),
 )
+
+
+def writable(root: Path) -> Path:
+    """The folder `root`, absolute, made if missing; raises OSError naming it when nothing can be written there."""
+    root = root.expanduser().absolute()
+    root.mkdir(parents=True, exist_ok=True)
+    probe = root / f".writable-{os.getpid()}"
+    probe.touch()
+    probe.unlink()
+    return root
 
 
 def settings(words: Sequence[str], defaults: Mapping[str, str]) -> dict[str, str]:

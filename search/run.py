@@ -14,6 +14,8 @@ import hydra
 from omegaconf import DictConfig
 
 from search import terminal
+from search.command import writable
+from search.ending import clear_errors
 from search.signals import Stop
 from search.study import compose
 
@@ -24,15 +26,17 @@ STOP = Stop()
 @hydra.main(version_base="1.3", config_path=str(EXPERIMENTS), config_name="config")
 def search(raw: DictConfig) -> None:
     """Search the composed study until its budget is spent, then report the front."""
-    with compose.clear_errors():
+    with clear_errors():
         config = compose.check(raw)
+        config = config.model_copy(update={"root": writable(config.root)})
         # What follows takes seconds to import: a mistake in the configuration is answered before.
         from search import report
+        from search.storage.database import address
         from search.sweep import driver
         from search.sweep.sweep import Sweep, driver_lock
         from search.tracking.tracking import Tracking
 
-        url = compose.storage(config.root, config.storage.name)
+        url = address(config.root, config.storage.name)
         with driver_lock(config.root, config.study.name, url, config.storage.patience) as hold:
             recorded = Tracking(config.root, config.study.name).sweeps()
             sweep = Sweep.open(config.study, url, config.fresh, named=config.sweep, hold=hold, recorded=recorded)
@@ -44,7 +48,7 @@ def main() -> None:
     """The command line; usage errors end with exit code 2 and without a traceback."""
     STOP.install()
     terminal.quiet_third_parties()
-    with compose.clear_errors(), terminal.closed_pipe_ends():
+    with clear_errors(), terminal.closed_pipe_ends():
         if (text := compose.help_asked(sys.argv[1:], EXPERIMENTS)) is not None:
             print(text, end="")
             return

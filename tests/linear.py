@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from search.study.compose import storage
+from search.storage.database import address
 from search.study.config import Config, Confirm, check
 from search.sweep import driver
 from search.sweep.sweep import Sweep
@@ -96,6 +96,6 @@ def config(root: Path, **changes: Any) -> Config:
 
 
 def searched(config: Config) -> Sweep:
-    sweep = Sweep.open(config.study, storage(config.root), config.fresh)
+    sweep = Sweep.open(config.study, address(config.root), config.fresh)
     driver.run(config, sweep)
     return sweep

@@ -18,7 +18,7 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState
 
 from search.front import pareto
-from search.study.compose import storage
+from search.storage.database import address
 from search.study.metrics import Metrics
 from search.tracking.tracking import Tracking
 from search.tracking.uri import quiet
@@ -85,7 +85,7 @@ def training(node: loopback.Node, patience: float = 60) -> psutil.Process:
 
 
 def told(root: Path) -> dict[int, FrozenTrial]:
-    study = optuna.load_study(study_name="smoke-001", storage=storage(root))
+    study = optuna.load_study(study_name="smoke-001", storage=address(root))
     assert {t.state for t in study.get_trials()} == {TrialState.COMPLETE}
     return {t.number: t for t in study.get_trials()}
 

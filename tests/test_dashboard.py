@@ -15,7 +15,7 @@ import optuna
 import pytest
 
 from search import dashboard
-from search.study.compose import storage
+from search.storage.database import address
 from search.study.config import check
 from search.sweep.sweep import Sweep
 from tests.linear import RAW
@@ -33,7 +33,7 @@ def answer(url: str, path: str) -> Any:
 def swept(root: Path, **changes: Any) -> tuple[Sweep, list[int]]:
     """A sweep of six trials told as the driver tells them, and the numbers of its infeasible trials."""
     raw = RAW | {"constraints": ["accuracy_drop <= 0.004"], "references": {}} | changes
-    sweep = Sweep.open(check({"study": raw}).study, storage(root))
+    sweep = Sweep.open(check({"study": raw}).study, address(root))
     infeasible = []
     for number in range(6):
         asked, made = sweep.ask(), record(number)
@@ -45,7 +45,7 @@ def swept(root: Path, **changes: Any) -> tuple[Sweep, list[int]]:
 
 def test_infeasible_trials_are_marked_and_never_among_the_best(tmp_path: Path) -> None:
     sweep, infeasible = swept(tmp_path)
-    told = answer(storage(tmp_path), "/api/studies/1")
+    told = answer(address(tmp_path), "/api/studies/1")
     assert infeasible
     assert len(told["trials"]) == 6
     assert [t["number"] for t in told["trials"] if any(c > 0 for c in t["constraints"])] == infeasible
@@ -60,15 +60,15 @@ def test_infeasible_trials_are_marked_and_never_among_the_best(tmp_path: Path) -
 
 def test_a_study_with_one_objective_has_a_feasible_best(tmp_path: Path) -> None:
     sweep, infeasible = swept(tmp_path, objectives=["latency_ms"])
-    (best,) = answer(storage(tmp_path), "/api/studies/1")["best_trials"]
+    (best,) = answer(address(tmp_path), "/api/studies/1")["best_trials"]
     feasible = [t for t in sweep.study.trials if t.number not in infeasible]
     assert best["number"] == min(feasible, key=lambda t: t.value or 0).number
 
 
 def test_nothing_is_written_that_counts_a_constraint_twice(tmp_path: Path) -> None:
     sweep, _ = swept(tmp_path)
-    answer(storage(tmp_path), "/api/studies/1")
-    again = optuna.load_study(study_name=sweep.name, storage=storage(tmp_path))
+    answer(address(tmp_path), "/api/studies/1")
+    again = optuna.load_study(study_name=sweep.name, storage=address(tmp_path))
     assert {tuple(t.constraints) for t in again.trials} == {("accuracy_drop <= 0.004",)}
 
 

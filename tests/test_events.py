@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from search.study.compose import storage
+from search.storage.database import address
 from search.sweep import driver
 from search.sweep.sweep import Sweep
 from search.tracking import tensorboard
@@ -70,7 +70,7 @@ def test_the_hparams_page_lists_params_and_metrics(tmp_path: Path) -> None:
 
 def test_the_driver_writes_one_file_per_trial_on_demand(planted: LinearTrainer, root: Path) -> None:
     asked = config(root).model_copy(update={"tracking": config(root).tracking.model_copy(update={"tensorboard": True})})
-    sweep = Sweep.open(asked.study, storage(asked.root))
+    sweep = Sweep.open(asked.study, address(asked.root))
     driver.run(asked, sweep)
     files = sorted((root / "tensorboard" / sweep.name).rglob("events.out.tfevents.*"))
     assert [path.parent.name for path in files] == ["0000", "0001"]

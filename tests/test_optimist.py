@@ -13,7 +13,7 @@ import pytest
 import trainers.base
 from search.errors import SweepError
 from search.front import summary
-from search.study.compose import storage
+from search.storage.database import address
 from search.sweep.confirm import Confirmed
 from search.sweep.recorder import Log
 from search.sweep.sweep import Sweep
@@ -45,7 +45,7 @@ def test_the_test_split_is_not_opened_before_confirmation(
     monkeypatch.setattr(data, "open_test", unreadable)
     with pytest.raises(SweepError, match="the test split was opened"):
         searched(config(root))
-    sweep = Sweep.open(config(root).study, storage(root))
+    sweep = Sweep.open(config(root).study, address(root))
     assert [r.state for r in sweep.records()] == ["complete", "complete"]
     assert sweep.get("confirmed") is None
     monkeypatch.undo()

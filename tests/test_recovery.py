@@ -18,8 +18,7 @@ import psutil
 import pytest
 from optuna.trial import TrialState
 
-from search.storage.database import VARIABLE, connected
-from search.study.compose import storage
+from search.storage.database import VARIABLE, address, connected
 from search.tracking.tracking import Tracking
 from tests import postgres
 
@@ -72,7 +71,7 @@ def finished(root: Path, kind: str = "sqlite") -> int:
     if kind == "postgres":
         import psycopg
 
-        with connected(storage(root, kind)) as connection:
+        with connected(address(root, kind)) as connection:
             try:
                 return int(connection.execute("select count(*) from trials where state = 'COMPLETE'").fetchone()[0])
             except psycopg.errors.UndefinedTable:
@@ -102,7 +101,7 @@ def test_killed_again_and_again_the_budget_is_met_exactly_and_mlflow_agrees(root
     last = start(root, kind)
     _, errors = last.communicate(timeout=600)
     assert last.returncode == 0, errors.decode()[-2000:]
-    study = optuna.load_study(study_name="smoke-001", storage=storage(root, kind))
+    study = optuna.load_study(study_name="smoke-001", storage=address(root, kind))
     complete = [t for t in study.get_trials() if t.state == TrialState.COMPLETE]
     assert len(complete) == TRIALS
     assert not [t for t in study.get_trials() if t.state in (TrialState.RUNNING, TrialState.WAITING)]

@@ -10,7 +10,7 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 
 from search import run
-from search.study import compose
+from search.ending import clear_errors
 
 ROOT = Path(__file__).parent.parent
 
@@ -165,7 +165,7 @@ def wrapped(kind: type[Exception]) -> None:
 def test_an_interruption_that_a_library_wrapped_is_still_one(
     kind: type[Exception], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit) as ended_with, compose.clear_errors():
+    with pytest.raises(SystemExit) as ended_with, clear_errors():
         wrapped(kind)
     assert ended_with.value.code == 130
     assert "Finished trials are kept" in capsys.readouterr().err

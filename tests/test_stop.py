@@ -17,7 +17,7 @@ import pytest
 from search.executors.inline import InlineExecutor
 from search.front.summary import existing
 from search.signals import Stop, Terminated, shielded
-from search.study import compose
+from search.storage.database import address
 from search.sweep import driver
 from search.sweep.sweep import Sweep
 from search.trial.objective import evaluate
@@ -66,7 +66,7 @@ def test_trials_that_take_longer_than_the_grace_are_tried_again(
     with monkeypatch.context() as changed:
         changed.setattr(driver, "start", lambda *args: endless)
         with pytest.raises(Terminated):
-            driver.run(settings, Sweep.open(settings.study, compose.storage(root)), stop)
+            driver.run(settings, Sweep.open(settings.study, address(root)), stop)
     assert existing(root, "lucky").about("lucky-001")["status"] == "KILLED"
     sweep = searched(settings)
     assert len(sweep.records()) == settings.study.budget.trials
