@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import zstandard
+
+from tasks.base import Arrays, Port
 
 # runtime -> the file format it loads; the first format a study's runtime names is what its trainer exports.
 FORMATS = {"onnxruntime": "onnx", "openvino": "onnx", "torch": "pt2", "litert": "tflite"}
@@ -55,20 +58,39 @@ class Artifact:
 
 
 class Session(Protocol):
-    """A loaded model. `input_shape`: of one input in the artifact's layout, without the batch: (1, 28, 28)."""
+    """A loaded model. `inputs`, `outputs`: what it takes and gives, in the artifact's layout."""
 
-    input_shape: tuple[int, ...]
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
 
-    def predict(self, inputs: np.ndarray) -> np.ndarray:
-        """float32 [N, ...] in the artifact's layout -> float32 [N, classes]."""
+    def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
+        """Every output by name; an earlier result is never overwritten.
+
+        Raises ValueError when names, dtypes or shapes are not those of `inputs`, ArtifactError when the file fails.
+        """
         ...
+
+    def bind(self, inputs: Arrays) -> Callable[[], None]:
+        """What is timed: one call on these inputs, results computed and handed over, as an application makes it.
+
+        Inputs are checked now, not at the call, and are read at the call from the memory they lie in.
+        """
+        ...
+
+
+def run_single(session: Session, inputs: np.ndarray) -> np.ndarray:
+    """The one output of a model with one input; raises ValueError where it has more."""
+    if len(session.inputs) != 1 or len(session.outputs) != 1:
+        ends = f"inputs {[p.name for p in session.inputs]}, outputs {[p.name for p in session.outputs]}"
+        raise ValueError(f"the file has {ends}; run_single() takes files of one input and one output")
+    return session.run({session.inputs[0].name: inputs})[session.outputs[0].name]
 
 
 class Runtime(Protocol):
     """Runs exported files. Each lives in `runtimes/NAME.py` as functions of the module."""
 
     def load(self, artifact: Artifact, threads: int, batch: int | None = None) -> Session:
-        """The file, ready to predict on `threads` CPU threads; `batch` fixes the batch size where that is faster.
+        """The file, ready to run on `threads` CPU threads; `batch` fixes the batch size where that is faster.
 
         Raises ArtifactError when the file does not load.
         """

@@ -13,6 +13,7 @@ import os
 import platform
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from runtimes import pace
 from runtimes.base import Artifact, ArtifactError, Runtime, Session, load
 from runtimes.interval import least_disturbed, quiet_blocks, ratio_interval, slow_phase
 from runtimes.latency import LEAST_BLOCKS, Comparison, LatencySpec, Timing
+from runtimes.ports import batch_axis, sized
 
 BURST_NS = 2_000_000
 BURSTS = 4
@@ -43,8 +45,7 @@ class Bench:
         self.started = time.perf_counter()
         self._runtime, self._files, self._batch, self._threads = runtime, files, batch, threads
         self._rng = np.random.default_rng(seed)
-        self._sessions: dict[int, Session] = {}
-        self._inputs: dict[int, np.ndarray] = {}
+        self._bound: dict[int, Callable[[], None]] = {}
         self._loading = 0.0
 
     def seconds(self) -> float:
@@ -66,14 +67,17 @@ class Bench:
 
     def _reload(self) -> None:
         began = time.perf_counter()
-        self._sessions.clear()
-        self._inputs.clear()
+        self._bound.clear()
         for index in map(int, self._rng.permutation(len(self._files))):
             session = self._runtime.load(self._files[index], self._threads, self._batch)
-            self._sessions[index] = session
-            self._inputs[index] = self._placed(np.random.default_rng(0), (self._batch, *session.input_shape))
-            session.predict(self._inputs[index])
+            inputs = self._placed_inputs(session)
+            session.run(inputs)
+            self._bound[index] = session.bind(inputs)
         self._loading += time.perf_counter() - began
+
+    def _placed_inputs(self, session: Session) -> dict[str, np.ndarray]:
+        content, batch = np.random.default_rng(0), batch_axis(session.inputs)
+        return {port.name: self._placed(content, sized(port, {batch: self._batch})) for port in session.inputs}
 
     def _placed(self, content: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
         """Normal float32 of `shape` at a random place within a page: how it lies in cache lines matters too."""
@@ -84,11 +88,11 @@ class Bench:
 
     def _burst(self, index: int) -> np.ndarray:
         """Nanoseconds of single calls, one after the other for at least BURST_NS."""
-        predict, inputs, clock = self._sessions[index].predict, self._inputs[index], time.perf_counter_ns
+        call, clock = self._bound[index], time.perf_counter_ns
         taken, until, now = [], clock() + BURST_NS, 0
         while now < until:
             before = clock()
-            predict(inputs)
+            call()
             now = clock()
             taken.append(now - before)
         return np.array(taken, dtype=np.float64)

@@ -2,46 +2,76 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import onnxruntime
 
 from runtimes.base import Artifact, ArtifactError
+from runtimes.ports import check, free_axes
+from tasks.base import Arrays, Port
+
+# As ONNX Runtime names the element types -> NumPy's names, of those that NumPy has.
+DTYPES = {"float": "float32", "double": "float64", "float16": "float16", "bool": "bool"}
+DTYPES |= {f"{sign}int{bits}": f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
 
 
 class Session:
-    """A loaded `.onnx` file; `input_shape` is of one input, without the batch."""
+    """A loaded `.onnx` file."""
 
-    def __init__(self, model: onnxruntime.InferenceSession) -> None:
-        if (len(model.get_inputs()), len(model.get_outputs())) != (1, 1):
-            raise ValueError("it must have one input and one output")
-        (given,), (made,) = model.get_inputs(), model.get_outputs()
-        if given.type != "tensor(float)" or not all(isinstance(size, int) for size in given.shape[1:]):
-            raise ValueError(f"its input is {given.type} {given.shape}, not float32 with only the batch left open")
-        self.input_shape: tuple[int, ...] = tuple(given.shape[1:])
-        self._model, self._input, self._outputs = model, given.name, [made.name]
+    def __init__(self, model: onnxruntime.InferenceSession, artifact: Artifact) -> None:
+        self.inputs = tuple(_port(node) for node in model.get_inputs())
+        self.outputs = tuple(_port(node) for node in model.get_outputs())
+        self._model, self._path = model, artifact.path
+        self._names = [port.name for port in self.outputs]
 
-    def predict(self, inputs: np.ndarray) -> np.ndarray:
-        """float32 [N, ...] -> float32 [N, classes]."""
-        scores: np.ndarray = self._model.run(self._outputs, {self._input: inputs})[0]
-        return scores
+    def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
+        """Every output by name; raises ValueError for inputs that are not those of the ports."""
+        check(self.inputs, inputs)
+        try:
+            return dict(zip(self._names, self._model.run(self._names, inputs), strict=True))
+        except Exception as problem:  # its exception classes have no common base
+            raise ArtifactError(f"{self._path}: ONNX Runtime {version()} cannot run it: {_reason(problem)}") from None
+
+    def bind(self, inputs: Arrays) -> Callable[[], None]:
+        """A call as an application in Python makes it: new results each time (experiments/LOG.md on I/O binding)."""
+        check(self.inputs, inputs)
+        run, names, feed = self._model.run, self._names, dict(inputs)
+
+        def call() -> None:
+            run(names, feed)
+
+        return call
 
 
 def load(artifact: Artifact, threads: int, batch: int | None = None) -> Session:
-    """The file, ready to predict on `threads` CPU threads; raises ArtifactError when it does not load.
+    """The file, ready to run on `threads` CPU threads; raises ArtifactError when it does not load.
 
     `batch` changes nothing: fixing the batch gained nothing on LeNet-5 (experiments/LOG.md).
     """
     content = artifact.read()
     try:
-        return Session(onnxruntime.InferenceSession(content, _options(threads), providers=["CPUExecutionProvider"]))
+        model = onnxruntime.InferenceSession(content, _options(threads), providers=["CPUExecutionProvider"])
+        return Session(model, artifact)
     except Exception as problem:  # its exception classes have no common base
-        reason = str(problem).strip().splitlines()[0]
-        raise ArtifactError(f"{artifact.path}: ONNX Runtime {version()} cannot load it: {reason}") from None
+        raise ArtifactError(f"{artifact.path}: ONNX Runtime {version()} cannot load it: {_reason(problem)}") from None
 
 
 def version() -> str:
     """The library's version."""
     return str(onnxruntime.__version__)
+
+
+def _port(node: onnxruntime.NodeArg) -> Port:
+    dtype = DTYPES.get(node.type.removeprefix("tensor(").removesuffix(")"))
+    if dtype is None:
+        raise ValueError(f"{node.name!r} is a {node.type}; it must be a tensor of {', '.join(DTYPES)}")
+    shape = free_axes(node.name, node.shape)
+    return Port(node.name, shape, dtype)
+
+
+def _reason(problem: Exception) -> str:
+    return (str(problem).strip() or type(problem).__name__).splitlines()[0]
 
 
 def _options(threads: int) -> onnxruntime.SessionOptions:

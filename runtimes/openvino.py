@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from runtimes.base import Artifact, ArtifactError
+from runtimes.ports import BATCH, check, free_axes
+from tasks.base import Arrays, Port
 
 try:
     import openvino
@@ -16,28 +20,39 @@ except ImportError:
 
 
 class Session:
-    """A loaded `.onnx` file; `input_shape` is of one input, without the batch."""
+    """A loaded `.onnx` file."""
 
-    def __init__(self, compiled: openvino.CompiledModel) -> None:
-        given = compiled.input()
-        if given.element_type != openvino.Type.f32 or any(size.is_dynamic for size in list(given.partial_shape)[1:]):
-            raise ValueError(
-                f"its input is {given.element_type} {given.partial_shape}, not f32 with only the batch open"
-            )
-        self.input_shape: tuple[int, ...] = tuple(size.get_length() for size in list(given.partial_shape)[1:])
-        self._output = compiled.output()
-        self._request = compiled.create_infer_request()
+    def __init__(self, compiled: openvino.CompiledModel, artifact: Artifact) -> None:
+        self.inputs = tuple(_port(end) for end in compiled.inputs)
+        self.outputs = tuple(_port(end) for end in compiled.outputs)
+        self._request, self._path = compiled.create_infer_request(), artifact.path
 
-    def predict(self, inputs: np.ndarray) -> np.ndarray:
-        """float32 [N, ...] -> float32 [N, classes]."""
-        self._request.infer([inputs], share_inputs=True, share_outputs=True)
+    def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
+        """Every output by name; raises ValueError for inputs that are not those of the ports."""
+        check(self.inputs, inputs)
+        try:
+            self._request.infer([inputs[port.name] for port in self.inputs], share_inputs=True, share_outputs=True)
+        except Exception as problem:
+            raise ArtifactError(f"{self._path}: OpenVINO {version()} cannot run it: {_reason(problem)}") from None
         # The request's output memory is overwritten by its next call.
-        scores: np.ndarray = self._request.get_output_tensor(0).data.copy()
-        return scores
+        return {port.name: self._request.get_output_tensor(i).data.copy() for i, port in enumerate(self.outputs)}
+
+    def bind(self, inputs: Arrays) -> Callable[[], None]:
+        """A call that shares the inputs' memory and copies each result."""
+        check(self.inputs, inputs)
+        infer, result = self._request.infer, self._request.get_output_tensor
+        feed, outputs = [inputs[port.name] for port in self.inputs], range(len(self.outputs))
+
+        def call() -> None:
+            infer(feed, share_inputs=True, share_outputs=True)
+            for index in outputs:
+                result(index).data.copy()
+
+        return call
 
 
 def load(artifact: Artifact, threads: int, batch: int | None = None) -> Session:
-    """The file, ready to predict on `threads` CPU threads; raises ArtifactError when it does not load.
+    """The file, ready to run on `threads` CPU threads; raises ArtifactError when it does not load.
 
     `batch` fixes the batch size. Weights and activations stay float32: by default OpenVINO turns
     them into bfloat16 on CPUs that have it, which would not be the file's arithmetic.
@@ -47,16 +62,32 @@ def load(artifact: Artifact, threads: int, batch: int | None = None) -> Session:
         core = openvino.Core()
         model = core.read_model(content)
         if batch is not None:
-            model.reshape([batch, *list(model.input().partial_shape)[1:]])
-        return Session(core.compile_model(model, "CPU", _options(threads)))
+            model.reshape({end: _fixed(end, batch) for end in model.inputs})
+        return Session(core.compile_model(model, "CPU", _options(threads)), artifact)
     except Exception as problem:  # its errors are plain RuntimeErrors with the reason in the last lines
-        reason = (str(problem).strip() or type(problem).__name__).splitlines()[-1]
-        raise ArtifactError(f"{artifact.path}: OpenVINO {version()} cannot load it: {reason}") from None
+        raise ArtifactError(f"{artifact.path}: OpenVINO {version()} cannot load it: {_reason(problem)}") from None
 
 
 def version() -> str:
     """The library's version."""
     return str(openvino.__version__)
+
+
+def _fixed(end: openvino.Output, batch: int) -> openvino.PartialShape:
+    """The input's shape with its free first axis fixed."""
+    port, sizes = _port(end), list(end.partial_shape)
+    return openvino.PartialShape([batch, *sizes[1:]] if port.shape[:1] == (BATCH,) else sizes)
+
+
+def _port(end: openvino.Output) -> Port:
+    if end.partial_shape.rank.is_dynamic:
+        raise ValueError(f"{end.any_name!r} has a free number of axes")
+    sizes = [None if size.is_dynamic else size.get_length() for size in end.partial_shape]
+    return Port(end.any_name, free_axes(end.any_name, sizes), end.element_type.to_dtype().name)
+
+
+def _reason(problem: Exception) -> str:
+    return (str(problem).strip() or type(problem).__name__).splitlines()[-1]
 
 
 def _options(threads: int) -> dict[str, object]:

@@ -12,7 +12,8 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 
 from runtimes import litert
-from runtimes.base import Artifact, ArtifactError
+from runtimes.base import Artifact, ArtifactError, run_single
+from tasks.base import Port
 
 ROOT = Path(__file__).parent.parent
 INPUTS, OUTPUTS = 8, 3
@@ -85,25 +86,28 @@ def reference(given: np.ndarray) -> np.ndarray:
 def test_any_number_of_rows_is_predicted(artifact: Artifact, batch: int | None, count: int) -> None:
     session = litert.load(artifact, threads=1, batch=batch)
     for given in (inputs(count), inputs(count) * 2):
-        scores = session.predict(given)
+        scores = run_single(session, given)
         assert scores.dtype == np.float32
         np.testing.assert_allclose(scores, reference(given), rtol=1e-5, atol=1e-5)
 
 
 def test_no_rows_give_no_rows(artifact: Artifact) -> None:
-    assert litert.load(artifact, threads=1).predict(inputs(0)).shape == (0, OUTPUTS)
+    assert run_single(litert.load(artifact, threads=1), inputs(0)).shape == (0, OUTPUTS)
 
 
-def test_the_input_shape_is_told_without_the_batch(artifact: Artifact) -> None:
-    assert litert.load(artifact, threads=1, batch=5).input_shape == (INPUTS,)
+@pytest.mark.parametrize("batch", [None, 1, 5])
+def test_ports_are_told_with_the_batch_as_a_free_axis(artifact: Artifact, batch: int | None) -> None:
+    session = litert.load(artifact, threads=1, batch=batch)
+    assert session.inputs == (Port("images", ("batch", INPUTS)),)
+    assert session.outputs == (Port("logits", ("batch", OUTPUTS)),)
 
 
 def test_inputs_of_another_shape_or_dtype_are_refused(artifact: Artifact) -> None:
     session = litert.load(artifact, threads=1)
-    with pytest.raises(ValueError, match=r"float32 \(2, 9\); must be float32 \[N, 8\]"):
-        session.predict(np.zeros((2, INPUTS + 1), np.float32))
-    with pytest.raises(ValueError, match=r"float64 \(2, 8\); must be float32 \[N, 8\]"):
-        session.predict(np.zeros((2, INPUTS), np.float64))
+    with pytest.raises(ValueError, match=r"float32 \[2, 9\]; the file takes images float32 \[batch, 8\]"):
+        run_single(session, np.zeros((2, INPUTS + 1), np.float32))
+    with pytest.raises(ValueError, match=r"float64 \[2, 8\]; the file takes images float32 \[batch, 8\]"):
+        run_single(session, np.zeros((2, INPUTS), np.float64))
 
 
 def test_zeros_and_weights_are_counted_in_the_kernels_alone(artifact: Artifact) -> None:
@@ -130,12 +134,14 @@ def test_a_broken_file_is_refused(artifact: Artifact, tmp_path: Path, damage: st
     assert "\n" not in str(caught.value)
 
 
-def test_a_file_with_two_inputs_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match="one input and one output"):
-        litert.load(write(tmp_path / "two.tflite", inputs=2), threads=1)
+def test_a_file_with_two_inputs_is_run(tmp_path: Path) -> None:
+    session = litert.load(write(tmp_path / "two.tflite", inputs=2), threads=1)
+    assert [port.name for port in session.inputs] == ["images", "more"]
+    found = session.run({"more": inputs(300), "images": inputs(300)})
+    np.testing.assert_allclose(found["logits"], reference(inputs(300)), rtol=1e-5, atol=1e-5)
 
 
-def test_a_file_that_takes_no_float32_is_refused(tmp_path: Path) -> None:
+def test_a_type_without_a_kernel_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="cannot load it"):
         litert.load(write(tmp_path / "whole.tflite", kind=schema.TensorType.INT32), threads=1)
 
@@ -144,8 +150,8 @@ SILENT = """
 import sys
 from pathlib import Path
 import numpy as np
-from runtimes.base import Artifact, load
-load("litert").load(Artifact.of(Path(sys.argv[1])), threads=1).predict(np.zeros((4, 8), np.float32))
+from runtimes.base import Artifact, load, run_single
+run_single(load("litert").load(Artifact.of(Path(sys.argv[1])), threads=1), np.zeros((4, 8), np.float32))
 print([name for name in ("tensorflow", "torch", "tf_keras") if name in sys.modules])
 """
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runtimes import onnxruntime
-from runtimes.base import Artifact
+from runtimes.base import Artifact, run_single
 from search import pick
 from search.command import UsageError
 from search.tracking.uri import store_uri
@@ -42,7 +42,7 @@ def test_the_picked_folder_holds_the_file_its_recipe_and_a_card_and_mlflow_predi
     test = data.open_test("mnist", done / "cache")
     images = test.images[:500]
     session = onnxruntime.load(Artifact.of(out / "model.onnx"), threads=1)
-    labels = session.predict(data.normalized(images, "NCHW")).argmax(1)
+    labels = run_single(session, data.normalized(images, "NCHW")).argmax(1)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store_uri(done))
     mlflow.set_tracking_uri(store_uri(done))
     served = mlflow.pyfunc.load_model("models:/lucky@picked").predict(images.astype(np.float32))

@@ -23,7 +23,7 @@ from ai_edge_litert import schema_py_generated as schema
 from mlflow.tracking import MlflowClient
 
 from runtimes import litert, onnxruntime
-from runtimes.base import Artifact
+from runtimes.base import Artifact, run_single
 from search import pick
 from search.tracking import registry
 from search.tracking.uri import store_uri
@@ -86,7 +86,7 @@ def labels_of(file: Path, images: np.ndarray) -> np.ndarray:
     """What the file's own runtime says of uint8 images [N, 28, 28]."""
     runtime: Any = onnxruntime if file.suffix == ".onnx" else litert
     artifact = Artifact.of(file)
-    labels: np.ndarray = runtime.load(artifact, 1).predict(data.normalized(images, artifact.layout)).argmax(1)
+    labels: np.ndarray = run_single(runtime.load(artifact, 1), data.normalized(images, artifact.layout)).argmax(1)
     return labels
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from runtimes import litert
-from runtimes.base import Artifact
+from runtimes.base import Artifact, run_single
 from tasks.base import TaskSpec
 from tasks.mnist.data import normalized
 from tasks.mnist.task import Mnist
@@ -54,7 +54,7 @@ def carry_out(recipe: Recipe, dense: Dense, cached: Path) -> tuple[list[np.ndarr
         task = subset(cached)
         compressed = load("tensorflow").compress(recipe, dense, Teacher.of(dense), Job(task, Path(folder), "tflite"))
         artifact = Artifact.of(compressed.file)
-        scores = litert.load(artifact, threads=1).predict(normalized(task.dataset.validation.images, "NHWC"))
+        scores = run_single(litert.load(artifact, threads=1), normalized(task.dataset.validation.images, "NHWC"))
         return litert.kernels(artifact), scores.argmax(1), compressed.outputs["logits"].argmax(1)
 
 

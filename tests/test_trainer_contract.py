@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import runtimes.base
-from runtimes.base import FORMATS, Artifact
+from runtimes.base import FORMATS, Artifact, run_single
 from tasks.base import TaskSpec
 from tasks.mnist.data import DataSet, normalized
 from tasks.mnist.task import Mnist
@@ -89,7 +89,7 @@ def carry_out(recipe: Recipe, dense: Dense, teacher: Teacher | None, cached: Pat
         compressed = in_use(recipe.trainer).compress(recipe, dense, teacher, watched)
         artifact = Artifact.of(compressed.file)
         session = runtimes.base.load(RUNTIMES[recipe.trainer]).load(artifact, threads=1)
-        scores = session.predict(normalized(subset(cached).validation.images, artifact.layout))
+        scores = run_single(session, normalized(subset(cached).validation.images, artifact.layout))
         loaded: list[str] = [name for name in ("torch", "tensorflow") if name in sys.modules]
         kernels = stored_kernels(compressed.file)
         content = compressed.file.read_bytes()

@@ -18,7 +18,7 @@ import runtimes.base
 import tasks.mnist
 import trainers.base
 from runtimes import latency, quiet
-from runtimes.base import FORMATS, Artifact
+from runtimes.base import FORMATS, Artifact, run_single
 from search.study.config import Config, Data
 from search.trial.measure import latencies, latency_spec, same_hardware
 from search.trial.resources import metered
@@ -150,7 +150,7 @@ def _test(config: Config, split: Path, artifacts: list[Artifact], baseline: Base
     found = []
     with quiet.training():
         for artifact in artifacts:
-            labels = loader.load(artifact, threads=1).predict(normalized(test.images, artifact.layout)).argmax(1)
+            labels = run_single(loader.load(artifact, threads=1), normalized(test.images, artifact.layout)).argmax(1)
             found.append({"accuracy": float(np.mean(labels == test.labels))})
     return Judged(found, len(test))
 
@@ -192,7 +192,7 @@ def _quality(runtime: str, artifact: Artifact, compressed: Compressed, task: Mni
     """(metrics of the file on validation, agreement with the model it was exported from)."""
     session = runtimes.base.load(runtime).load(artifact, threads=1)
     split = task.dataset.validation
-    logits = session.predict(normalized(split.images, artifact.layout))
+    logits = run_single(session, normalized(split.images, artifact.layout))
     agreement = task.agreement({"logits": logits[: compressed.rows]}, compressed.outputs)
     return {"accuracy": float(np.mean(logits.argmax(1) == split.labels))}, agreement
 
