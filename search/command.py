@@ -14,8 +14,6 @@ from search import terminal
 from search.errors import SettingsError, SweepError
 from search.tracking.uri import TrackingError
 
-_NAMES = 22  # columns of the settings' names in the help
-
 
 class UsageError(ValueError):
     """A command line that cannot be carried out; the message says what to write."""
@@ -39,7 +37,7 @@ class Setting:
         """Its lines: `NAME=VALUE  what it means; the default`."""
         value = "|".join(self.choices) or self.value
         default = f"; default: {self.default}" if self.default else ""
-        return entry(f"{self.name}={value}", self.about + default, width)
+        return terminal.entry(f"{self.name}={value}", self.about + default, width)
 
 
 @dataclass(frozen=True)
@@ -65,7 +63,7 @@ class Usage:
             lines += ["", title, *(line for setting in members for line in setting.help(width))]
         lines += ["", "Examples"]
         for words, meaning in self.examples:
-            lines += [f"  python -m {self.module} {words}".rstrip(), *wrapped(meaning, width, 6)]
+            lines += [f"  python -m {self.module} {words}".rstrip(), *terminal.wrapped(meaning, width, 6)]
         for note in self.notes:
             lines += ["", *textwrap.wrap(note, width)]
         return "\n".join(lines) + "\n"
@@ -79,20 +77,6 @@ class Usage:
             if choices and value != known[name].default and value not in choices:
                 raise UsageError(f"{name}: {value!r} is not valid; choose from {', '.join(choices)}")
         return given
-
-
-def entry(name: str, about: str, width: int, column: int = _NAMES) -> list[str]:
-    """The lines `  NAME   what it means`, folded; a name that is too long has a line of its own."""
-    text = wrapped(about, width, column + 4)
-    if len(name) > column:
-        return [f"  {name}", *text]
-    return [f"  {name:<{column}}  {text[0].strip() if text else ''}".rstrip(), *text[1:]]
-
-
-def wrapped(text: str, width: int, indent: int) -> list[str]:
-    """The text folded to `width` columns, each line behind `indent` blanks."""
-    blank = " " * indent
-    return textwrap.wrap(text, max(width, indent + 24), initial_indent=blank, subsequent_indent=blank)
 
 
 ROOT = Setting("root", "the folder that holds everything a search writes", "mlruns", "FOLDER")

@@ -9,6 +9,7 @@ import os
 import select
 import shutil
 import sys
+import textwrap
 import warnings
 from collections.abc import Iterator
 from typing import IO, TYPE_CHECKING, NoReturn
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 CLOSED_PIPE = 141  # what a shell reports of a program that SIGPIPE ended: 128 + 13
 WIDE = 200  # columns of a log file or a pipe, where nothing is lost by a long line
 _NARROW, _READABLE = 40, 100
+NAMES = 22  # columns of the settings' names in a help
 OURS = ("search", "tasks", "trainers", "runtimes", "serving", "packing", "pare", "benchmarks")
 # They print to the terminal by themselves, some in colour; errors still pass.
 _LOUD = ("mlflow", "alembic", "optuna", "matplotlib", "ray", "urllib3", "git", "numexpr")
@@ -42,6 +44,20 @@ def console(file: IO[str] | None = None, width: int | None = None) -> Console:
 def text_width() -> int:
     """Columns for running text: the terminal's, within what reads well."""
     return min(max(shutil.get_terminal_size((_READABLE, 24)).columns, _NARROW), _READABLE)
+
+
+def entry(name: str, about: str, width: int, column: int = NAMES) -> list[str]:
+    """The lines `  NAME   what it means`, folded; a name that is too long has a line of its own."""
+    text = wrapped(about, width, column + 4)
+    if len(name) > column:
+        return [f"  {name}", *text]
+    return [f"  {name:<{column}}  {text[0].strip() if text else ''}".rstrip(), *text[1:]]
+
+
+def wrapped(text: str, width: int, indent: int) -> list[str]:
+    """The text folded to `width` columns, each line behind `indent` blanks."""
+    blank = " " * indent
+    return textwrap.wrap(text, max(width, indent + 24), initial_indent=blank, subsequent_indent=blank)
 
 
 @contextlib.contextmanager

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ FRAMEWORKS = {"torch", "torchvision", "torchao", "torch_pruning", "tensorflow", 
 FRAMEWORKS |= {"tensorflow_model_optimization"}
 # room -> what no file in it may import (top-level names, or dotted prefixes of our own modules)
 FORBIDDEN = {
+    "tasks": {"search", "runtimes", "serving", "packing", "pare", "optuna", "mlflow", "hydra"},
     "trainers": {"search", "runtimes", "optuna", "mlflow", "hydra"},
     "runtimes": {"search", "trainers", "optuna", "mlflow", "hydra"},
     "search": FRAMEWORKS,
@@ -21,7 +24,24 @@ FORBIDDEN = {
     "trainers/pytorch": {"trainers.tensorflow", "tensorflow", "tf_keras"},
     "trainers/tensorflow": {"trainers.pytorch", "torch", "torchao", "torchvision"},
 }
-SOURCES = sorted(p for room in ("search", "trainers", "runtimes", "serving") for p in (ROOT / room).rglob("*.py"))
+# The rooms of search/, lowest first: a file imports its own room and lower ones. What stands in no line is a door, a
+# command of its own: it may import everything, and only doors import it.
+FLOORS = (
+    ("search.errors", "search.signals", "search.terminal"),
+    ("search.study",),
+    ("search.trial",),
+    ("search.storage",),
+    ("search.executors",),
+    ("search.tracking",),
+    ("search.command",),
+    ("search.front",),
+    ("search.sweep",),
+    ("search.schedules",),
+)
+OURS = ("search", "tasks", "trainers", "runtimes", "serving", "packing", "pare")
+SOURCES = sorted(
+    p for room in ("search", "tasks", "trainers", "runtimes", "serving") for p in (ROOT / room).rglob("*.py")
+)
 
 
 def imports(path: Path) -> set[str]:
@@ -44,6 +64,58 @@ def test_rooms_import_only_what_they_may(path: Path) -> None:
     for room, forbidden in FORBIDDEN.items():
         if inside.startswith(f"{room}/"):
             assert not {n for n in imports(path) if banned(n, forbidden)}
+
+
+def modules() -> dict[str, Path]:
+    """Dotted name -> file, of everything of ours but tests and benchmarks."""
+    files = (path for room in OURS for path in (ROOT / room).rglob("*.py"))
+    return {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in files}
+
+
+def arrows(sources: Mapping[str, Path]) -> dict[str, set[str]]:
+    """Module -> the modules of `sources` that it imports, at its head or inside a function; a package holds its own."""
+    found: dict[str, set[str]] = {}
+    for name, path in sources.items():
+        used = imports(path)
+        found[name] = {m for m in sources if m in used and m != name and not name.startswith(f"{m}.")}
+    return found
+
+
+def floor(module: str) -> int:
+    """Of its room, counted from below; a door's is above all."""
+    return next((i for i, rooms in enumerate(FLOORS) if banned(module, set(rooms))), len(FLOORS))
+
+
+def upward(graph: Mapping[str, set[str]]) -> Iterator[tuple[str, str]]:
+    """The imports in search/ that point to a higher room, or to another on the same floor."""
+    for module, used in graph.items():
+        for other in used:
+            mine, theirs = (name.split(".")[1:2] for name in (module, other))
+            if module.startswith("search.") and other.startswith("search.") and mine != theirs:
+                doors = floor(module) == floor(other) == len(FLOORS)
+                if floor(other) >= floor(module) and not doors:
+                    yield module, other
+
+
+def test_in_search_imports_point_downward() -> None:
+    assert sorted(upward(arrows(modules()))) == []
+
+
+def test_no_imports_go_round_in_a_circle() -> None:
+    TopologicalSorter(arrows(modules())).prepare()  # raises CycleError, which names them
+
+
+def test_an_upward_import_and_a_circle_would_be_seen(tmp_path: Path) -> None:
+    low, high = tmp_path / "low.py", tmp_path / "high.py"
+    low.write_text("def f():\n    from search.sweep import driver\n")
+    high.write_text("from search.study.space import Space\n")
+    graph = arrows({"search.study.space": low, "search.sweep.driver": high})
+    assert list(upward(graph)) == [("search.study.space", "search.sweep.driver")]
+    with pytest.raises(CycleError):
+        TopologicalSorter(graph).prepare()
+    assert list(upward({"search.front.page": {"search.report"}, "search.run": {"search.report"}})) == [
+        ("search.front.page", "search.report")
+    ]
 
 
 def test_only_the_record_imports_mlflow() -> None:

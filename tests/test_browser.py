@@ -18,8 +18,8 @@ from typing import Any
 
 import pytest
 
+from search.front.publish import files
 from search.front.summary import Summary, read
-from search.report import files
 from search.trial.record import colour
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

@@ -14,7 +14,7 @@ from mlflow.tracking import MlflowClient
 from rich.console import Console
 
 from search import report
-from search.front import insight, page, pareto, plots
+from search.front import insight, page, pareto, plots, publish
 from search.front.summary import Summary, read, said, than_dense
 from search.tracking.tracking import Tracking
 from search.tracking.uri import TrackingError
@@ -35,14 +35,14 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = sweeps.store(tmp_path_factory.mktemp("mlruns"))
     patched = pytest.MonkeyPatch()
     patched.delenv("MLFLOW_TRACKING_URI", raising=False)
-    report.finish(root, sweeps.sweep(root, "two", RECORDS), "two-001", "finished")
+    publish.finish(root, sweeps.sweep(root, "two", RECORDS), "two-001", "finished")
     objectives, reference = ("accuracy", "latency_ms", "size_bytes"), (0.98, 0.132, 1.76e6)
     tracking = sweeps.sweep(root, "confirmed", RECORDS, objectives, reference)
     (root / "model.onnx").write_bytes(b"a model file")
     for off in (0.0, 0.001):  # confirmed again after a resume: the later figures count, lower as they are
         points = [_again(root, number, number != 2, off) for number in (1, 3, 2)]
         tracking.log_confirmed("confirmed-001", points)
-    report.finish(root, tracking, "confirmed-001", "finished")
+    publish.finish(root, tracking, "confirmed-001", "finished")
     patched.undo()
     return root
 
@@ -107,7 +107,7 @@ def test_finishing_marks_the_front_and_records_figures_files_and_note(root: Path
     assert run.data.tags["mlflow.note.content"].count("\n| ") == len(expected_front()) + 1
     files = {f.path for f in MlflowClient(tracking.uri).list_artifacts(run.info.run_id)}
     assert files == {"config.json", "front.csv", "front.png", "front_small.png", "report.html"}
-    report.finish(root, tracking, "two-001", "interrupted")
+    publish.finish(root, tracking, "two-001", "interrupted")
     again = MlflowClient(tracking.uri).get_run(run.info.run_id)
     assert again.info.status == "KILLED"
     assert again.data.metrics == run.data.metrics
@@ -265,7 +265,7 @@ def test_a_half_logged_trial_does_not_stop_the_report(root: Path) -> None:
         patched.setattr(MlflowClient, "set_terminated", die)
         with pytest.raises(Killed):
             tracking.log_trial("half-001", record(2))
-    summary = report.finish(root, Tracking(root, "half"), "half-001", "interrupted")
+    summary = publish.finish(root, Tracking(root, "half"), "half-001", "interrupted")
     assert summary.counts()["trials"] == 3
     assert summary.hypervolume["number"].tolist() == [0, 1]
 

@@ -14,8 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from plotly.subplots import make_subplots
 
-from search.compare import Comparison
 from search.front import pareto
+from search.front.comparison import Comparison
 from search.front.picture import ends
 from search.front.plots import FONT, GREY, GRID, INK, bars, hover, label, shown, turn
 from search.study.metrics import Metrics

@@ -22,7 +22,7 @@ from search.tracking.uri import TrackingError, store_uri
 if TYPE_CHECKING:
     import pandas as pd
 
-    from search.compare import Comparison
+    from search.front.comparison import Comparison
     from search.front.summary import Summary
 
 HELP = """\
@@ -41,8 +41,7 @@ FIRST = "nothing to compare with yet"
 
 def judge(root: Path, history: History, run: Run, against: str) -> tuple[str, bool, Summary | None, Comparison | None]:
     """(verdict, whether worse, the sweep, the comparison if there was one) of a run whose sweep has ended."""
-    from search import compare
-    from search.front import summary
+    from search.front import comparison, summary
 
     assert run.sweep is not None
     study = run.sweep.rpartition("-")[0]
@@ -51,7 +50,7 @@ def judge(root: Path, history: History, run: Run, against: str) -> tuple[str, bo
     if before is None:
         return FIRST, False, newer, None
     try:
-        found = compare.compare(summary.read(root, study, before), newer)
+        found = comparison.compare(summary.read(root, study, before), newer)
     except (UsageError, TrackingError) as error:
         return f"not compared: {error}", False, newer, None
     return found.verdict, bool(len(found.lost)), newer, found

@@ -12,9 +12,9 @@ import yaml
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from search.command import entry, wrapped
 from search.study import config
 from search.study.space import CAPABILITY
+from search.terminal import entry, wrapped
 from trainers.base import TRAINERS, capabilities
 from trainers.recipe import Recipe
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from search import report
+from search.front import publish
 from search.study.config import Config, Study
 from search.study.metrics import Metrics
 from search.sweep.confirm import Confirmed
@@ -62,7 +62,7 @@ class Log:
             point = reference_point(self._config.study, self._sweep.metrics, baselines)
             self._tracking.tag_sweep(self._sweep.name, {"pare.reference_point": json.dumps(self._as_first(point))})
         self._tracking.log_confirmed(self._sweep.name, [point.to_dict() for point in confirmed])
-        report.finish(self._config.root, self._tracking, self._sweep.name, status)
+        publish.finish(self._config.root, self._tracking, self._sweep.name, status)
 
     def _as_first(self, point: list[float]) -> list[float]:
         """The study's first sweep's reference point, so that volumes compare; of latency in ms this sweep's own.
