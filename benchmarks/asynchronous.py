@@ -24,6 +24,7 @@ import optuna
 from benchmarks import planted
 from search.front import pareto
 from search.study import config
+from search.study.metrics import Metrics
 from search.study.sampler import samplers
 
 WORKERS = (1, 2, 4, 8, 16, 32, 64)
@@ -51,7 +52,7 @@ def in_batches(workers: int, cost: float, rng: np.random.Generator, batches: int
 def searched(sampler: config.Sampler, workers: int, trials: int, seed: int, where: config.Study) -> np.ndarray:
     """float [trials]: share of the box up to the reference point that the first 1, 2, ... finished trials dominate."""
     rng = np.random.default_rng(seed)
-    directions = where.metrics.directions(where.objectives)
+    directions = Metrics().directions(where.objectives)
     study = optuna.create_study(directions=directions, sampler=samplers(sampler, seed))
     running: list[tuple[float, int, optuna.trial.Trial, dict[str, float]]] = []
     now, asked = 0.0, 0

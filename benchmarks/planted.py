@@ -17,14 +17,17 @@ from omegaconf import OmegaConf
 
 from runtimes.base import Artifact
 from search.study.config import Config, check
-from search.trial.objective import Progress
 from search.trial.results import Baseline, Outcome
+from tasks.base import ACCURACY, Progress, TaskInfo
+from tasks.mnist.task import INPUT, MODELS, OUTPUT
 from trainers.base import DenseSpec
 from trainers.recipe import Recipe
 
 STUDIES = Path(__file__).parent.parent / "experiments" / "study"
 SECONDS = 0.01  # what a trial takes
 DENSE = {"accuracy": 0.9918, "latency_ms": 0.109, "size_bytes": 1_593_000.0}
+
+INFO = TaskInfo("planted", MODELS, (INPUT,), (OUTPUT,), (ACCURACY,), "planted")
 
 
 def config(root: Path, trials: int, workers: int, study: str = "mnist_prune", **changes: Any) -> Config:
@@ -91,4 +94,6 @@ def prepare(config: Config, spec: DenseSpec, folder: Path, threads: int, progres
         data_digest="planted",
         versions={"planted": "1"},
         environment={"cpu": "planted", "noisy": False},
+        task=INFO,
+        examples=folder / "examples.npz",
     )

@@ -5,7 +5,7 @@
 Each run is `python -m search.run` in a folder of its own, with the data and the dense baseline in the cache, without
 confirmation; all of the command's wall time counts, its start included. Measurements take turns on a host, so what two
 workers save depends on how much of a trial is training: in `smoke` as it stands a fifth of the whole; with
-`study.data.train_size=20000 study.recipe.finetuning.epochs=12` most of it, as in a real study. The order within a pair
+`study.task.train_size=20000 study.recipe.finetuning.epochs=12` most of it, as in a real study. The order within a pair
 alternates. Others' share of the processors is said with each run: above a few per cent the ratio is not worth much.
 """
 

@@ -17,7 +17,7 @@ from search.signals import Terminated
 from search.study.config import ConfigError
 
 # Faults of the machine and its surroundings by class name: their modules take seconds to import.
-FAULTS = ("SweepError", "TrackingError", "DataError", "CacheError", "WorkerError")
+FAULTS = ("SweepError", "TrackingError", "DataError", "TaskError", "CacheError", "WorkerError")
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from search.command import writable
 from search.ending import clear_errors
 from search.signals import Stop
 from search.study import compose
+from search.study.config import Config
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 STOP = Stop()
@@ -28,20 +29,34 @@ def search(raw: DictConfig) -> None:
     """Search the composed study until its budget is spent, then report the front."""
     with clear_errors():
         config = compose.check(raw)
-        config = config.model_copy(update={"root": writable(config.root)})
-        # What follows takes seconds to import: a mistake in the configuration is answered before.
+        sweep = carry_out(config.model_copy(update={"root": writable(config.root)}), STOP)
         from search import report
-        from search.storage.database import address
-        from search.sweep import driver
-        from search.sweep.sweep import Sweep, driver_lock
-        from search.tracking.tracking import Tracking
 
-        url = address(config.root, config.storage.name)
-        with driver_lock(config.root, config.study.name, url, config.storage.patience) as hold:
-            recorded = Tracking(config.root, config.study.name).sweeps()
-            sweep = Sweep.open(config.study, url, config.fresh, named=config.sweep, hold=hold, recorded=recorded)
-            driver.run(config, sweep, STOP)
-        report.say(config.root, config.study.name, sweep.name)
+        report.say(config.root, config.study.name, sweep)
+
+
+def carry_out(config: Config, stop: Stop | None = None) -> str:
+    """Run the study's sweep to the end of its budget; returns the sweep's name."""
+    # What follows takes seconds to import: a mistake in the configuration is answered before.
+    from search.storage.database import address
+    from search.study.metrics import Metrics
+    from search.sweep import driver
+    from search.sweep.describe import describe
+    from search.sweep.sweep import Sweep, driver_lock
+    from search.tracking.tracking import Tracking
+
+    url = address(config.root, config.storage.name)
+    with driver_lock(config.root, config.study.name, url, config.storage.patience) as hold:
+        recorded = Tracking(config.root, config.study.name).sweeps()
+        info, metrics = None, Metrics.of(config.task)
+        if metrics is None or config.executor.name == "ray":
+            info = describe(config, config.root / "logs" / f"{config.study.name}-task.log")
+            metrics = Metrics.from_info(info)
+        sweep = Sweep.open(
+            config.study, url, config.fresh, named=config.sweep, hold=hold, recorded=recorded, metrics=metrics
+        )
+        driver.run(config, sweep, stop, info)
+    return sweep.name
 
 
 def main() -> None:

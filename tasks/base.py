@@ -131,8 +131,8 @@ class TaskInfo:
     `trains`: whether there is a loss and a training split; without, recipes are post-training only. `data_digest`: over
     train and validation as they are used; `code_digest`: over the user's own files, "" without. `counts`: samples per
     split. `places`: split -> its folder below ROOT/cache, which travels to other hosts; a split that is not there is
-    read where it is. `teacher`: whether a teacher's outputs are computed once (`cached`) or in every step (`online`).
-    `notes`: what was inferred or made by us (splits, head replaced), in words.
+    read where it is. `serving`: what `Serving.to_dict` gives. `teacher`: whether a teacher's outputs are computed once
+    (`cached`) or in every step (`online`). `notes`: what was inferred or made by us (splits, head replaced), in words.
     """
 
     name: str
@@ -147,6 +147,7 @@ class TaskInfo:
     classes: tuple[str, ...] = ()
     counts: Mapping[str, int] = field(default_factory=dict)
     places: Mapping[str, str] = field(default_factory=dict)
+    serving: Mapping[str, Any] | None = None
     notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
@@ -226,8 +227,13 @@ class Serving:
     files: Mapping[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, as JSON takes them; `files` by name alone."""
-        return {**asdict(self), "classes": list(self.classes), "files": sorted(self.files)}
+        """Plain values, as JSON takes them."""
+        return {**asdict(self), "classes": list(self.classes)}
+
+    @staticmethod
+    def from_dict(values: Mapping[str, Any]) -> Serving:
+        """What `to_dict` gave, or its JSON, -> Serving."""
+        return Serving(**{**values, "classes": tuple(values["classes"])})
 
 
 class Task(Protocol):

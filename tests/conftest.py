@@ -71,7 +71,7 @@ def studied(fetched: Path, blank_store: Path, tmp_path_factory: pytest.TempPathF
     shutil.copyfile(blank_store, made / "mlflow.db")
     env = {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"}
     said = ["study.budget.trials=6", "study.confirm.seeds=3", "study.objectives=[accuracy,size_bytes]"]
-    for changes in (["study.data.train_size=200"], ["fresh=true", "tracking.tensorboard=true"]):
+    for changes in (["study.task.train_size=200"], ["fresh=true", "tracking.tensorboard=true"]):
         command = [sys.executable, "-m", "search.run", "study=smoke", f"root={made}", *said, *changes]
         done = subprocess.run(command, capture_output=True, text=True, env=env)
         assert done.returncode == 0, done.stdout + done.stderr

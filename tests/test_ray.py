@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 import psutil
 import pytest
 
+from benchmarks.planted import INFO
 from runtimes.base import Artifact
 from runtimes.latency import LatencyError
 from search.errors import SweepError, reason
@@ -96,7 +97,9 @@ def baseline_in(root: Path) -> Baseline:
     file.parent.mkdir(parents=True)
     file.write_bytes(b"weights")
     cache.fill(dense, lambda folder: np.save(folder / "logits.npy", np.arange(10.0)))
-    return Baseline(DenseSpec("pytorch", "lenet5"), dense, Artifact.of(file), {"accuracy": 0.9}, 1, 7, 0.1, "d", {}, {})
+    return Baseline(
+        DenseSpec("pytorch", "lenet5"), dense, Artifact.of(file), {"accuracy": 0.9}, 1, 7, 0.1, "d", {}, {}, INFO, file
+    )
 
 
 def test_what_is_sent_lies_below_the_receivers_root_with_everything_it_names(tmp_path: Path) -> None:
@@ -166,7 +169,8 @@ def test_every_host_is_sent_the_splits_and_the_studys_own_dense_models(root: Pat
 
     for name, key in (("mine", spec), ("other", other), ("longer", spec | {"epochs": 99})):
         cache.fill(root / "cache" / "dense" / name, make, key)
-    names = [path.relative_to(root / "cache").as_posix() for path in inputs.inputs(wanted)]
+    info = replace(INFO, places={split: f"data/mnist/{split}" for split in ("train", "validation")})
+    names = [path.relative_to(root / "cache").as_posix() for path in inputs.inputs(wanted, info)]
     assert names == ["data/mnist/train", "data/mnist/validation", "dense/mine"]
 
 

@@ -154,14 +154,14 @@ def test_overrides_reach_the_sweep_as_they_were_written() -> None:
     overrides = {
         "study": {"constraints": ["accuracy_drop <= 0.25"], "description": "it's, {odd}: [text]", "confirm.seeds": 0},
         "study.recipe.finetuning.learning_rate": 2.5e-4,
-        "study.data.train_size": None,
+        "study.task.train_size": None,
         "executor.python": {},
     }
     words = Schedule(cron="0 3 * * *", study="smoke", overrides=overrides).words()
     made = compose.composed(words, EXPERIMENTS)
     assert made.study.constraints == ["accuracy_drop <= 0.25"]
     assert made.study.description == "it's, {odd}: [text]"
-    assert (made.study.confirm.seeds, made.study.data.train_size) == (0, None)
+    assert (made.study.confirm.seeds, made.study.task.train_size) == (0, None)
     assert made.study.recipe["finetuning"]["learning_rate"] == 2.5e-4
 
 

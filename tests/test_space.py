@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from search.study.parse import parse
 from search.study.space import SpaceError, nest
+from tasks.mnist.task import MODELS
 from trainers.base import capabilities
 from trainers.recipe import Distillation, FineTuning, Recipe, flatten
 
@@ -33,7 +34,7 @@ OPEN = {
 
 
 def asked(recipe: dict[str, Any], trials: int, seed: int) -> list[tuple[Recipe, dict[str, Any]]]:
-    space = parse(recipe)
+    space = parse(recipe, models=MODELS)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
     found = []
     for _ in range(trials):
@@ -70,7 +71,7 @@ def test_whole_numbers_stay_whole_and_fractions_may_be_written_whole() -> None:
 
 
 def test_a_reference_is_a_point_of_the_space_with_its_switches_off() -> None:
-    space = parse(OPEN)
+    space = parse(OPEN, models=MODELS)
     params = space.reference({"pruning": {"granularity": "channel", "sparsity": 0.5}})
     study = optuna.create_study()
     study.enqueue_trial(params)
@@ -89,7 +90,7 @@ def test_a_reference_is_a_point_of_the_space_with_its_switches_off() -> None:
 )
 def test_a_reference_outside_the_space_is_refused(partial: dict[str, Any], says: str) -> None:
     with pytest.raises(SpaceError, match=says.replace("(", r"\(")):
-        parse(OPEN).reference(partial)
+        parse(OPEN, models=MODELS).reference(partial)
 
 
 def test_with_two_trainers_each_chooses_among_what_it_can_do() -> None:

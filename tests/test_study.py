@@ -22,6 +22,7 @@ RAW: dict[str, Any] = {
     "objectives": ["accuracy", "latency_ms"],
     "constraints": ["accuracy_drop <= 0.1"],
     "runtime": "onnxruntime",
+    "task": {"name": "mnist"},
     "recipe": {
         "model": "lenet300",
         "pruning": {"granularity": {"choices": ["none", "unstructured"]}, "sparsity": {"low": 0.1, "high": 0.9}},

@@ -57,7 +57,8 @@ def _own_folders(argv: list[str]) -> tuple[list[str], list[Path]]:
 def _search_path(argv: list[str]) -> list[str]:
     """`--config-dir DIR` as the override it stands for."""
     words, folders = _own_folders(argv)
-    return [*words, *(f"hydra.searchpath=[file://{folder}]" for folder in folders)]
+    own = [word for folder in folders for word in (f"hydra.searchpath=[file://{folder}]", f"++folder={folder}")]
+    return [*words, *own]
 
 
 def help_asked(argv: list[str], experiments: Path) -> str | None:

@@ -12,13 +12,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from runtimes.base import FORMATS
 from search.study.constraint import Constraint
 from search.study.metrics import Metrics
 from search.study.parse import parse, unknown
 from search.study.space import Space, SpaceError
+from tasks.base import TaskSpec
+from tasks.load import models_of, problems
 from trainers.base import TRAINERS, DenseSpec, capabilities
 
 Positive = Annotated[int, Field(ge=1)]
@@ -44,15 +46,36 @@ def about(description: str, default: Any = ...) -> Any:
     return Field(default, description=description)
 
 
-class Data(Section):
-    """What is trained, validated and tested on."""
+class Task(Section):
+    """What is compressed: a model, its data and metrics. `task: mnist` is short for `task: {name: mnist}`."""
 
-    name: Literal["mnist"] = about("the data set", "mnist")
-    folder: str | None = about("folder with the original files, if you have them; else they are fetched", None)
-    train_size: Annotated[int, Field(ge=100, le=55_000)] | None = about(
-        "use a stratified part of the training split, for smoke studies; all of it if left out", None
-    )
-    validation_size: Annotated[int, Field(ge=100, le=5_000)] | None = about("the same of the validation split", None)
+    name: str = about("a built-in task, package.module:NAME or FILE.py[:NAME]", "")
+    model: str = about("timm:NAME, torchvision:NAME, hf:FOLDER, FILE.py:NAME, FILE.keras or FILE.onnx", "")
+    data: str = about("imagefolder:PATH, csv:PATH, npz:PATH, datasets:PATH or FILE.py:NAME", "")
+    weights: str = about("safetensors, or a state dict that torch loads with weights_only", "")
+    loss: str = about("FILE.py:NAME; what the task's kind says if left out", "")
+    metric: str = about("a known metric's name, FILE.py:NAME, or what the LightningModule logs", "")
+    direction: Literal["", "maximize", "minimize"] = about("of a metric of your own", "")
+    text: str = about("the column with the text", "")
+    label: str = about("the column with the label", "")
+    train: str = about("the training split's file or name, where the source does not say", "")
+    validation: str = about("the validation split's file or name", "")
+    test: str = about("the test split's file or name", "")
+    size: Annotated[int, Field(ge=8, le=4096)] | None = about("side of the model's input image", None)
+    length: Annotated[int, Field(ge=1, le=65_536)] | None = about("most tokens of a text", None)
+    train_size: Annotated[int, Field(ge=1)] | None = about("a subset, for smoke studies", None)
+    validation_size: Annotated[int, Field(ge=1)] | None = about("a subset, for smoke studies", None)
+    keep: list[str] = about("names of layers that are neither pruned nor quantized", [])
+    source: str = about("folder with a built-in task's original files, if you have them", "")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    def spec(self, folder: Path, seed: int) -> TaskSpec:
+        """The same as plain data; relative paths begin in `folder`."""
+        return TaskSpec.from_dict({**self.model_dump(), "folder": str(folder), "seed": seed})
 
 
 class DenseTraining(Section):
@@ -119,7 +142,7 @@ class Study(Section):
     runtime: str | dict[str, str] = about("what runs the exported file; {TRAINER: RUNTIME} for several trainers")
     dense: DenseTraining = DenseTraining()
     dense_of: dict[str, DenseTraining] = about("the same for single models, such as a larger teacher", {})
-    data: Data = Data()
+    task: Task
     sampler: Sampler = Sampler()
     budget: Budget
     latency: Latency = Latency()
@@ -132,17 +155,12 @@ class Study(Section):
     @property
     def space(self) -> Space:
         """The search space that `recipe` describes."""
-        return parse(self.recipe)
+        return parse(self.recipe, models=models_of(self.task.spec(Path(), self.seed)))
 
     @property
     def limits(self) -> list[Constraint]:
         """The parsed constraints."""
         return [Constraint.parse(text) for text in self.constraints]
-
-    @property
-    def metrics(self) -> Metrics:
-        """Every figure by name."""
-        return Metrics()
 
     def runtime_of(self, trainer: str) -> str:
         """The runtime that serves this trainer's files."""
@@ -195,6 +213,12 @@ class Config(Section):
     device: Device = about("auto: CUDA where there is a GPU", "auto")
     fresh: bool = about("start a new sweep instead of resuming the newest", False)
     sweep: str | None = about("resume this sweep of the study instead of the newest", None)
+    folder: Path = about("where relative paths of study.task begin; --config-dir DIR makes it DIR", Path())
+
+    @property
+    def task(self) -> TaskSpec:
+        """The study's task as plain data, which workers load."""
+        return self.study.task.spec(self.folder, self.study.seed)
 
 
 def check(raw: Mapping[str, Any]) -> Config:
@@ -207,10 +231,11 @@ def check(raw: Mapping[str, Any]) -> Config:
         problems += messages(error)
     study = raw.get("study")
     if isinstance(study, Mapping):
-        problems += list(_read(study))
+        problems += list(_read(study, Path(raw.get("folder") or ".")))
     if config is None or problems:
         raise ConfigError(list(dict.fromkeys(problems)))
     problems = [*_cross(config.study), *_placed(config)]
+    config = config.model_copy(update={"folder": config.folder.expanduser().absolute()})
     if config.fresh and config.sweep:
         problems.append(f"fresh: true starts a new sweep, sweep={config.sweep} resumes one; write one of them")
     if problems:
@@ -218,11 +243,13 @@ def check(raw: Mapping[str, Any]) -> Config:
     return config
 
 
-def _read(study: Mapping[str, Any]) -> Iterator[str]:
+def _read(study: Mapping[str, Any], folder: Path) -> Iterator[str]:
     """Mistakes in what the schema leaves open: the recipe, objectives and constraints."""
-    if isinstance(study.get("recipe"), Mapping):
+    spec, mistakes = _spec(study.get("task"), folder)
+    yield from mistakes
+    if isinstance(study.get("recipe"), Mapping) and spec is not None:
         try:
-            parse(study["recipe"])
+            parse(study["recipe"], models=models_of(spec))
         except SpaceError as error:
             yield from error.problems
     runtime = study.get("runtime")
@@ -240,11 +267,22 @@ def _read(study: Mapping[str, Any]) -> Iterator[str]:
             Constraint.parse(text)
         except ValueError as error:
             yield f"study.constraints[{index}]: {error}"
-    yield from Metrics().problems(objectives, constraints)
+    known = Metrics.of(spec) if spec is not None else None
+    if known is not None:
+        yield from known.problems(objectives, constraints)
 
 
 def _texts(listed: Any) -> list[str]:
     return [str(each) for each in listed] if isinstance(listed, list) else []
+
+
+def _spec(section: Any, folder: Path) -> tuple[TaskSpec | None, list[str]]:
+    """The task as plain data, and what its addresses miss; None where the section itself has mistakes."""
+    try:
+        spec = Task.model_validate(section).spec(folder, 0)
+    except ValidationError:
+        return None, []
+    return spec, [f"study.task.{problem}" for problem in problems(spec)]
 
 
 def _cross(study: Study) -> Iterator[str]:

@@ -6,8 +6,7 @@ from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any
 
-from search.study.space import CAPABILITY, DEFAULTS, Branches, Choice, Range, Space, SpaceError, nest, valid_of
-from tasks.mnist.task import MODELS
+from search.study.space import CAPABILITY, DEFAULTS, Branches, Choice, Range, Space, SpaceError, nest
 from trainers.base import TRAINERS
 from trainers.recipe import GRANULARITIES, Recipe, RecipeError
 
@@ -15,8 +14,15 @@ from trainers.recipe import GRANULARITIES, Recipe, RecipeError
 _SELECTORS = (("pruning.granularity", GRANULARITIES), ("trainer", TRAINERS))
 
 
-def parse(recipe: Any, where: str = "study.recipe") -> Space:
-    """The `recipe` section of a study -> Space; raises SpaceError with every mistake, each naming its field."""
+Models = Mapping[str, tuple[str, ...]]
+
+
+def parse(recipe: Any, where: str = "study.recipe", models: Models | None = None) -> Space:
+    """The `recipe` section of a study -> Space; raises SpaceError with every mistake, each naming its field.
+
+    `models`: trainer -> the task's models that it can compress; None where only a worker can tell. A task with one
+    model needs no `recipe.model`.
+    """
     if not isinstance(recipe, Mapping):
         raise SpaceError([f"{where}: must be a mapping of recipe fields, not {recipe!r}"])
     problems: list[str] = []
@@ -24,13 +30,18 @@ def parse(recipe: Any, where: str = "study.recipe") -> Space:
     for field, raw in _leaves(recipe, where, problems):
         entries[field] = _entry(field, raw, f"{where}.{field}", problems)
     if "model" not in recipe:
-        models = dict.fromkeys(m for t in TRAINERS for m in MODELS[t])
-        problems.append(f"{where}.model: missing; choose from {', '.join(models)}")
+        known = list(dict.fromkeys(name for names in (models or {}).values() for name in names))
+        if len(known) == 1:
+            entries["model"] = known[0]
+        else:
+            valid = f"choose from {', '.join(known)}" if known else "name one of the task's models"
+            problems.append(f"{where}.model: missing; {valid}")
     # A field with a mistake keeps its default, so what is checked here is the rest.
-    problems += _impossible(Space(entries), where)
+    space = Space(entries, models)
+    problems += _impossible(space, where)
     if problems:
         raise SpaceError(problems)
-    return Space(entries)
+    return space
 
 
 def _leaves(recipe: Mapping[str, Any], where: str, problems: list[str]) -> Iterator[tuple[str, Any]]:
@@ -133,16 +144,18 @@ def _try(field: str, value: Any, where: str, problems: list[str]) -> bool:
 
 def _impossible(space: Space, where: str) -> Iterator[str]:
     """Values that some trainer of the study cannot carry out (with several trainers: that none can)."""
-    able = space.trainers()
-    for field in CAPABILITY:
+    trainers = space.trainers()
+    for field in (*CAPABILITY, "model"):
+        valid = {trainer: space.able(field, trainer) for trainer in trainers}
         for value in space.possible(field):
-            if value != "" and not any(value in valid_of(field, t) for t in able):
-                valid = dict.fromkeys(v for t in able for v in valid_of(field, t))
-                yield (
-                    f"{where}.{field}: the {'/'.join(able)} trainer has no {value!r}; "
-                    f"choose from {', '.join(map(str, valid))}"
-                )
+            if value != "" and not any(names is None or value in names for names in valid.values()):
+                every = dict.fromkeys(name for names in valid.values() for name in names or ())
+                rule = f"choose from {', '.join(map(str, every))}" if every else "the task has no model for it"
+                yield f"{where}.{field}: the {'/'.join(trainers)} trainer has no {value!r}; {rule}"
     for teacher in space.teachers():
         trainer, _, model = str(teacher).rpartition("/")
-        if teacher != "baseline" and (trainer not in TRAINERS or model not in MODELS[trainer]):
-            yield f"{where}.distillation.teacher: {teacher!r} is not valid; write baseline or e.g. pytorch/lenet5"
+        names = space.able("model", trainer) if trainer in TRAINERS else ()
+        if teacher != "baseline" and names is not None and model not in names:
+            others = [f"{t}/{name}" for t in TRAINERS for name in space.able("model", t) or ()]
+            valid_names = ", ".join(["baseline", *others])
+            yield f"{where}.distillation.teacher: {teacher!r} is not valid; choose from {valid_names}"

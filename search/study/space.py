@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tasks.mnist.task import MODELS
 from trainers.base import capabilities
 from trainers.recipe import Recipe, flatten
 
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
 
 # What the trainers' capabilities say is valid, by the field they say it of.
 CAPABILITY = {
-    "model": "models",
     "pruning.granularity": "granularities",
     "quantization.scheme": "schemes",
     "quantization.clusters": "clusters",
@@ -92,9 +90,13 @@ ACTIVE: dict[str, Callable[[Values], bool]] = {
 
 @dataclass(frozen=True)
 class Space:
-    """What is fixed and what is open, by dotted recipe field."""
+    """What is fixed and what is open, by dotted recipe field.
+
+    `known_models`: trainer -> the task's models that it can compress; None where only a worker can tell.
+    """
 
     entries: dict[str, Any]
+    known_models: Mapping[str, tuple[str, ...]] | None = None
 
     def suggest(self, trial: Trial) -> Recipe:
         """Sample every open field that has an effect and return the trial's recipe, canonical."""
@@ -133,6 +135,12 @@ class Space:
             raise SpaceError(problems)
         return params
 
+    def able(self, field: str, trainer: str) -> tuple[Any, ...] | None:
+        """Values of the field that the trainer can carry out; None where it does not limit them."""
+        if field == "model":
+            return None if self.known_models is None else tuple(self.known_models.get(trainer, ()))
+        return getattr(capabilities(trainer), CAPABILITY[field]) if field in CAPABILITY else None
+
     def trainers(self) -> tuple[str, ...]:
         """Trainers that trials may use."""
         return self.possible("trainer")
@@ -166,19 +174,11 @@ class Space:
 
     def _offered(self, name: str, field: str, entry: Any, trainer: str) -> tuple[str, Any]:
         """With several trainers in one study each chooses among what it can do, as a parameter of its own."""
-        if field not in CAPABILITY or not isinstance(entry, Choice) or len(self.trainers()) == 1:
+        valid = self.able(field, trainer)
+        if valid is None or not isinstance(entry, Choice) or len(self.trainers()) == 1:
             return name, entry
-        valid = valid_of(field, trainer)
         kept = tuple(value for value in entry.values if value in valid)
         return f"{name}@{trainer}", kept[0] if len(kept) == 1 else Choice(kept)
-
-
-def valid_of(field: str, trainer: str) -> tuple[Any, ...]:
-    """The values of a field of CAPABILITY that the trainer can carry out."""
-    if field == "model":
-        return MODELS[trainer]
-    valid: tuple[Any, ...] = getattr(capabilities(trainer), CAPABILITY[field])
-    return valid
 
 
 def _ask(trial: Trial, name: str, entry: Choice | Range) -> Any:

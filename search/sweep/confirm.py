@@ -266,7 +266,8 @@ class Confirmation:
 
     def _judge(self, name: str, files: list[Artifact], baseline: Baseline) -> Judged:
         outcome: list[Future[Any]] = []
-        split = self._config.root / "cache" / "data" / self._config.study.data.name / "test"
+        place = baseline.task.places.get("test")
+        split = self._config.root / "cache" / place if place else None
         work = Work(-1, baseline.spec.trainer, objective.judge, (self._config, split, files, baseline))
         run_all(
             self._executor,

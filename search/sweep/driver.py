@@ -15,6 +15,7 @@ from search.executors.start import start
 from search.signals import Stop
 from search.study.config import Config
 from search.sweep.confirm import Confirmation, Confirmed
+from search.sweep.describe import ask
 from search.sweep.display import Display
 from search.sweep.heartbeat import Heartbeat
 from search.sweep.recorder import Log
@@ -23,16 +24,18 @@ from search.trial import objective
 from search.trial.provenance import git_commit
 from search.trial.record import TrialRecord
 from search.trial.results import Baseline, Outcome
+from tasks.base import TaskInfo
 from trainers.base import DenseSpec
 from trainers.recipe import Recipe
 
 GIVE_UP_AFTER = 5  # failures in a row at the start: the study is wrong, not the recipes
 
 
-def run(config: Config, sweep: Sweep, stop: Stop | None = None) -> None:
+def run(config: Config, sweep: Sweep, stop: Stop | None = None, info: TaskInfo | None = None) -> None:
     """Run the sweep to its end, confirm its front, log everything; what is finished is kept however this ends.
 
     `stop`: asked by SIGTERM; the trials that run then have `executor.grace` seconds, the rest is for the next start.
+    `info`: the task, where a worker was asked already.
     """
     state = [len(sweep.records()), config.study.budget.trials, config.study.confirm.model_dump()]
     if sweep.get("finished") == state:
@@ -40,10 +43,10 @@ def run(config: Config, sweep: Sweep, stop: Stop | None = None) -> None:
         return
     print(f"{sweep.name}: {state[0]} of {state[1]} trials done; everything is kept in {config.root}", flush=True)
     # Before the record is opened: a cluster that does not answer is no run of the sweep.
-    workers = start(config, config.root / "logs" / f"{sweep.name}.log")
+    workers = start(config, config.root / "logs" / f"{sweep.name}.log", info)
     log = Log(config, sweep)
     display = Display(config.study.budget.trials, len(sweep.records()), config.study.objectives, sweep.metrics)
-    driver = Driver(config, sweep, workers, display, log.trial, stop)
+    driver = Driver(config, sweep, workers, display, log.trial, stop, info)
     live = Heartbeat(config, sweep, display, workers.slots)
     status, confirmed = "failed", list[Confirmed]()
     try:
@@ -74,6 +77,7 @@ class Driver:
         display: Display,
         log: Callable[[TrialRecord], None],
         stop: Stop | None = None,
+        info: TaskInfo | None = None,
     ):
         self._config = config
         self._sweep = sweep
@@ -82,6 +86,7 @@ class Driver:
         self._log = log
         self._stop = stop or Stop()
         self._files = config.root / "trials" / sweep.name
+        self._info = info
         self.baselines: dict[str, Baseline] = {}
         self._records = sweep.records()
         self._known: dict[str, TrialRecord] = {}  # recipe digest -> the first complete trial of it
@@ -256,6 +261,7 @@ class Driver:
 
     def prepare(self) -> None:
         """Train (or find) every dense model that trials start from or learn from, and export the baselines."""
+        self._describe()
         works = []
         for index, spec in enumerate(_needed(self._config, self._sweep)):
             name = f"{spec.trainer}/{spec.model}"
@@ -271,6 +277,16 @@ class Driver:
             works.append(Work(-1 - index, spec.trainer, objective.prepare, args))
         for work in works:  # one after the other, each with all cores: the search waits for them
             run_all(self._executor, [work], self._begin_baseline, self._end_baseline, self._tell_progress)
+
+    def _describe(self) -> None:
+        """Store with the sweep what its task is, asked of a worker once."""
+        if self._sweep.get("task") is None:
+            self._display.started(-1000, "task: model, data and metrics")
+            info = self._info or ask(self._config, self._executor)
+            self._display.finished(-1000)
+            self._sweep.put("task", info.to_dict())
+            for note in info.notes:
+                self._display.say(f"task: {note}")
 
     def _begin_baseline(self, work: Work) -> None:
         self._display.started(work.key, f"baseline {work.args[1].trainer}/{work.args[1].model}")

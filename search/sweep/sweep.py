@@ -85,13 +85,13 @@ class Sweep:
     ) -> Sweep:
         """The sweep `named` or the study's newest one, or a new one if there is none or `fresh`.
 
-        A new one is never named as a `recorded` one is. `metrics`: the task's; what the study alone says if left out.
+        A new one is never named as a `recorded` one is. `metrics`: the task's; accuracy alone if left out.
 
         Raises SweepError when the storage cannot be read, SettingsError when that sweep does not exist or was
         started otherwise.
         """
         _quiet_optuna()
-        metrics = metrics or settings.metrics
+        metrics = metrics or Metrics()
         with storages.telling(storage):
             store = SingleWriter(storages.opened(storage))
             names = sweep_names(settings.name, store)

@@ -7,60 +7,58 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
-import runtimes.base
-import tasks.mnist
 import trainers.base
 from runtimes import latency, quiet
-from runtimes.base import FORMATS, Artifact, run_single
-from search.study.config import Config, Data
+from runtimes.base import Artifact, format_of
+from search.study.config import Config
+from search.study.metrics import Metrics
+from search.trial.evaluate import quality, save_examples, score
 from search.trial.measure import latencies, latency_spec, same_hardware
 from search.trial.resources import metered
 from search.trial.results import Baseline, Exported, Judged, Outcome
 from search.trial.steps import TrainThenMeasure
+from search.trial.task import task_of
 from tasks import cache
-from tasks.base import TaskSpec
-from tasks.mnist.data import normalized
-from tasks.mnist.task import Mnist
-from trainers.base import Compressed, Dense, DenseSpec, Job, Teacher
+from tasks.base import Progress
+from trainers.base import Dense, DenseSpec, Job, Teacher, task_digest
 from trainers.recipe import Recipe, digest_of
-
-Progress = Callable[[str, float], None]
 
 
 def _train_and_export(config: Config, spec: DenseSpec, folder: Path, threads: int, progress: Progress) -> Baseline:
-    """Train the dense model, or take it from the cache, and export it to `folder`; its latency is not known yet."""
+    """Train the dense model, or take it from the task or the cache, and export it to `folder`, not measured yet."""
     trainer = trainers.base.load(spec.trainer)
     runtime = config.study.runtime_of(spec.trainer)
-    task = _task(config, progress)
-    digest = task.info().data_digest
+    task = task_of(config, progress)
+    info = task.info()
+    spec = replace(spec, task=task_digest(info))
     folder.mkdir(parents=True, exist_ok=True)
-    job = Job(task, folder, FORMATS[runtime], config.device, threads, progress=progress)
-    key = {**spec.to_dict(), "data": digest, "versions": trainer.versions(), "code": _code_digest(spec.trainer)}
+    job = Job(task, folder, format_of(runtime), config.device, threads, progress=progress)
+    key = {**spec.to_dict(), "versions": trainer.versions(), "code": _code_digest(spec.trainer)}
     dense_folder = cache.entry(config.root / "cache", "dense", key)
     cache.fill(dense_folder, lambda into: _train(trainer, spec, job, into), key, progress)
-    with quiet.training():
+    with quiet.training() as pause:
         recipe = Recipe(spec.model, spec.trainer, seed=spec.seed)
         compressed = trainer.compress(recipe, trainer.open_dense(spec, dense_folder), None, job)
         artifact = Artifact.of(compressed.file)
-        quality, _ = _quality(runtime, artifact, compressed, task)
+        metrics, _ = quality(runtime, artifact, compressed, task, pause)
     return Baseline(
         spec=spec,
         dense_folder=dense_folder,
         artifact=artifact,
-        metrics=quality,
-        samples=task.info().counts["validation"],
+        metrics=metrics,
+        samples=len(task.data("validation")),
         size_bytes=artifact.size_bytes(),
         latency_ms=float("nan"),
-        data_digest=digest,
+        data_digest=info.data_digest,
         versions=trainer.versions(),
         environment={},
+        task=info,
+        examples=save_examples(task, folder / "examples.npz"),
     )
 
 
@@ -101,7 +99,7 @@ def _measure(
             runtime = config.study.runtime_of(recipe.trainer)
             measured = latency.measure(runtime, built.artifact, baseline.artifact, latency_spec(config.study))
     same_hardware(measured.environment, baseline.environment)
-    metrics = built.figures(baseline, config.study.metrics) | latencies(measured, baseline.latency_ms)
+    metrics = built.figures(baseline, Metrics.from_info(baseline.task)) | latencies(measured, baseline.latency_ms)
     environment = measured.environment | {"noisy": measured.noisy}
     return Outcome(metrics, stages, built.system, built.curves, built.artifact, environment)
 
@@ -114,21 +112,20 @@ def build(
     with _stage(stages, "load"):
         trainer = trainers.base.load(recipe.trainer)
         runtime = config.study.runtime_of(recipe.trainer)
-        task = _task(config, progress)
+        task = task_of(config, progress, baseline.task)
         dense = trainer.open_dense(baseline.spec, baseline.dense_folder)
-        taught = recipe.distillation.kind != "none"
-        teaches = Teacher.of(Dense.open(teacher.spec, teacher.dense_folder)) if taught else None
+        taught = Teacher.of(Dense.open(teacher.spec, teacher.dense_folder))
         folder.mkdir(parents=True, exist_ok=True)
     with quiet.training() as pause:
-        job = Job(task, folder, FORMATS[runtime], config.device, 1, pause, progress)
-        compressed = trainer.compress(recipe, dense, teaches, job)
+        job = Job(task, folder, format_of(runtime), config.device, 1, pause, progress)
+        compressed = trainer.compress(recipe, dense, taught if recipe.distillation.kind != "none" else None, job)
         stages |= compressed.stages
         artifact = Artifact.of(compressed.file)
         with _stage(stages, "evaluate"):
-            quality, agreement = _quality(runtime, artifact, compressed, task)
+            metrics, agreement = quality(runtime, artifact, compressed, task, pause)
             size = artifact.size_bytes()
     return Exported(
-        artifact, size, quality, agreement, compressed.sparsity, compressed.pruned, stages, compressed.curves
+        artifact, size, metrics, agreement, compressed.sparsity, compressed.pruned, stages, compressed.curves
     )
 
 
@@ -141,23 +138,22 @@ def _build(
     return replace(built, system=system)
 
 
-def _test(config: Config, split: Path, artifacts: list[Artifact], baseline: Baseline, progress: Progress) -> Judged:
+def _test(
+    config: Config, split: Path | None, artifacts: list[Artifact], baseline: Baseline, progress: Progress
+) -> Judged:
     """The metrics of each file on the TEST split, opened by nothing else. `split`: its folder, which travels along."""
     runtime = config.study.runtime_of(baseline.spec.trainer)
     progress("test split", 0.0)
-    test = _task(config, progress).data("test").split
-    loader = runtimes.base.load(runtime)
-    found = []
-    with quiet.training():
-        for artifact in artifacts:
-            labels = run_single(loader.load(artifact, threads=1), normalized(test.images, artifact.layout)).argmax(1)
-            found.append({"accuracy": float(np.mean(labels == test.labels))})
+    task = task_of(config, progress, baseline.task)
+    test = task.data("test")
+    with quiet.training() as pause:
+        found = [score(runtime, artifact, task, test, pause=pause)[0] for artifact in artifacts]
     return Judged(found, len(test))
 
 
 def _measure_all(
     config: Config,
-    split: Path,
+    split: Path | None,
     artifacts: list[Artifact],
     baseline: Baseline,
     judged: Judged,
@@ -188,39 +184,14 @@ def _stage(stages: dict[str, float], name: str) -> Iterator[None]:
     stages[name] = stages.get(name, 0.0) + time.perf_counter() - start
 
 
-def _quality(runtime: str, artifact: Artifact, compressed: Compressed, task: Mnist) -> tuple[dict[str, float], float]:
-    """(metrics of the file on validation, agreement with the model it was exported from)."""
-    session = runtimes.base.load(runtime).load(artifact, threads=1)
-    split = task.dataset.validation
-    logits = run_single(session, normalized(split.images, artifact.layout))
-    agreement = task.agreement({"logits": logits[: compressed.rows]}, compressed.outputs)
-    return {"accuracy": float(np.mean(logits.argmax(1) == split.labels))}, agreement
-
-
 def _train(trainer: trainers.base.Trainer, spec: DenseSpec, job: Job, into: Path) -> None:
     # The host is entered here, inside the cache's lock: waiting for that lock must not keep a measurement waiting.
     with quiet.training() as pause:
         trainer.dense(spec, replace(job, folder=into, pause=pause))
 
 
-_KEPT: dict[Data, Mnist] = {}
-
-
-def _task(config: Config, progress: Progress) -> Mnist:
-    """The study's task, its data kept in memory for the worker's next trial."""
-    data = config.study.data
-    if data not in _KEPT:
-        spec = TaskSpec(
-            "mnist", data=data.folder or "", train_size=data.train_size, validation_size=data.validation_size
-        )
-        _KEPT.clear()
-        _KEPT[data] = Mnist(spec, config.root / "cache", progress)
-    return _KEPT[data]
-
-
 @functools.cache
 def _code_digest(trainer: str) -> str:
     """Of the source that decides what a dense model becomes, so that a changed trainer does not reuse old ones."""
     package = Path(trainers.base.__file__).parent / trainer
-    networks = Path(tasks.mnist.__file__).parent / f"{trainer}.py"
-    return digest_of([file.read_text() for file in (networks, package / "train.py")])
+    return digest_of([file.read_text() for file in sorted(package.glob("*.py")) if file.stem in ("data", "train")])

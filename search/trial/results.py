@@ -12,6 +12,7 @@ from runtimes.base import Artifact
 from runtimes.latency import LatencyResult
 from search.study.metrics import Metrics
 from tasks import cache
+from tasks.base import TaskInfo
 from trainers.base import DenseSpec
 
 
@@ -21,7 +22,7 @@ class Baseline:
 
     `metrics`: the task's own, of the file on the validation split of `samples` rows. `latency_ms`: median on the
     study's runtime, once per sweep: a trial's `latency_ms` is its ratio times this, so that the machine's drift does
-    not order the front.
+    not order the front. `examples`: valid inputs by name (`.npz`), which latency is measured on.
     """
 
     spec: DenseSpec
@@ -34,6 +35,8 @@ class Baseline:
     data_digest: str
     versions: dict[str, str]
     environment: dict[str, Any]
+    task: TaskInfo
+    examples: Path
 
     @property
     def name(self) -> str:
@@ -50,7 +53,8 @@ class Baseline:
         artifact = _restored(stored, Baseline)
         if artifact is None or not cache.get(folder := Path(stored["dense_folder"])):
             return None
-        return Baseline(**stored | {"spec": DenseSpec(**stored["spec"]), "dense_folder": folder, "artifact": artifact})
+        made = {"spec": DenseSpec(**stored["spec"]), "task": TaskInfo.from_dict(stored["task"]), "artifact": artifact}
+        return Baseline(**stored | made | {"dense_folder": folder, "examples": Path(stored["examples"])})
 
 
 @dataclass(frozen=True)

@@ -190,6 +190,6 @@ def _fetch(name: str, scratch: Path, folder: Path | None, progress: Progress) ->
     tried = "\n".join(failures)
     raise DataError(
         f"{name}: no source gave the original data\n{tried}\n"
-        f"Put {', '.join(sources.FILES)} into a folder and name it with study.data.folder=FOLDER, "
+        f"Put {', '.join(sources.FILES)} into a folder and name it with study.task.source=FOLDER, "
         "or connect to a network"
     )

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tasks.base import ACCURACY, SPLITS, Arrays, Batch, Port, Serving, TaskInfo, TaskSpec, class_agreement
+from tasks.base import ACCURACY, SPLITS, Arrays, Batch, Port, Serving, TaskInfo, TaskSpec, class_agreement, code_digest
 from tasks.mnist import data
 from tasks.mnist.data import MEAN, STD, DataSet, Split, normalized
 
@@ -55,7 +55,7 @@ class Accuracy:
 
 
 class Mnist:
-    """See `tasks.base.Task`. `spec.data`: a folder with the original files, if you have them.
+    """See `tasks.base.Task`. `spec.source`: a folder with the original files, if you have them.
 
     `home`: the cache, where the splits lie once they are fetched. The sizes of `spec` take a stratified subset.
     """
@@ -82,6 +82,8 @@ class Mnist:
             outputs=(OUTPUT,),
             metrics=(ACCURACY,),
             data_digest=self.dataset.digest,
+            code_digest=code_digest([Path(__file__).with_name(f"{trainer}.py") for trainer in MODELS]),
+            places={split: f"data/{NAME}/{split}" for split in SPLITS},
             classes=CLASSES,
             counts={"train": len(self.dataset.train), "validation": len(self.dataset.validation), "test": 10_000},
         )
@@ -111,4 +113,4 @@ class Mnist:
         return Serving("image", options, "label", CLASSES)
 
     def _folder(self) -> Path | None:
-        return Path(self._spec.folder, Path(self._spec.data).expanduser()) if self._spec.data else None
+        return Path(self._spec.folder, Path(self._spec.source).expanduser()) if self._spec.source else None

@@ -1,29 +1,34 @@
-"""What every host that carries out trials of a study reads: fetched by the driver, so that no other host need."""
+"""What every host that carries out trials of a study reads: made by the driver's host, so that no other need."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
+from search.errors import SettingsError
 from search.study.config import Config
 from tasks import cache
-from tasks.mnist import data
+from tasks.base import TaskInfo
 from trainers.base import DenseSpec
 
 SPLITS = ("train", "validation")  # the test split travels when it is judged on, not before
 
 
-def inputs(config: Config) -> list[Path]:
-    """Folders of the cache: the data set's splits, fetched if they are not there, and the study's dense models as far
-    as they were trained before. Raises DataError as `tasks.mnist.data.load`.
+def inputs(config: Config, info: TaskInfo | None) -> list[Path]:
+    """Folders of the cache: the task's splits, the user's code, and the study's dense models as far as they were
+    trained before. Raises SettingsError where a split lies in no folder that can be sent.
     """
-    home = config.root / "cache" / "data" / config.study.data.name
-    if not all(cache.get(home / split) for split in SPLITS) or not (home / "test").is_dir():
-        own = config.study.data.folder
-        folder = Path(own).expanduser() if own else None
-        data.load(config.study.data.name, config.root / "cache", folder=folder)
-    dense = sorted((config.root / "cache" / "dense").glob("[!.]*"))
-    return [*(home / split for split in SPLITS), *(folder for folder in dense if _of_study(folder, config))]
+    assert info is not None, "a cluster's driver asks for the task first"
+    home = config.root / "cache"
+    if missing := [split for split in SPLITS if split in info.counts and split not in info.places]:
+        raise SettingsError(
+            f"executor: the {' and the '.join(missing)} split of the task {info.name} is read from its source in every "
+            "epoch and cannot be sent to a cluster; give data that is the same in every reading, or use executor=local"
+        )
+    places = [home / info.places[split] for split in SPLITS if split in info.places]
+    code = [config.folder] if config.folder.is_relative_to(config.root) else []
+    dense = sorted((home / "dense").glob("[!.]*"))
+    return [*places, *code, *(folder for folder in dense if _of_study(folder, config))]
 
 
 def _of_study(folder: Path, config: Config) -> bool:
@@ -31,7 +36,7 @@ def _of_study(folder: Path, config: Config) -> bool:
     if not cache.get(folder):
         return False
     key = json.loads((folder / cache.KEY).read_text())
-    return any(spec.to_dict().items() <= key.items() for spec in _specs(config))
+    return any({**spec.to_dict(), "task": key.get("task")}.items() <= key.items() for spec in _specs(config))
 
 
 def _specs(config: Config) -> list[DenseSpec]:

@@ -1,0 +1,56 @@
+"""Asks a worker of this host what the study's task is: the user's code and data are here, and run in no driver."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from search.errors import SweepError, reason
+from search.executors.base import Executor
+from search.executors.inline import InlineExecutor
+from search.executors.local import LocalExecutor
+from search.study.config import Config, ConfigError
+from search.study.metrics import Metrics
+from search.trial import task
+from tasks.base import TaskInfo
+
+
+def describe(config: Config, output: Path) -> TaskInfo:
+    """The task in words and figures; raises SweepError saying why it cannot be loaded, ConfigError for metrics.
+
+    `output`: file for what frameworks print.
+    """
+    own = config.executor.model_copy(update={"name": config.executor.name, "workers": 1})
+    worker: Executor = InlineExecutor()
+    if own.name != "inline":
+        output.parent.mkdir(parents=True, exist_ok=True)
+        worker = LocalExecutor(own, output)
+    try:
+        return ask(config, worker)
+    finally:
+        worker.close()
+
+
+def ask(config: Config, worker: Executor) -> TaskInfo:
+    """The same of a worker that is there already."""
+    future = worker.submit(-1000, config.study.space.trainers()[0], task.describe, config)
+    if error := future.exception():
+        raise SweepError(f"study.task: {reason(error)}") from error
+    info: TaskInfo = future.result()
+    check(config, info)
+    return info
+
+
+def check(config: Config, info: TaskInfo) -> None:
+    """Raise ConfigError with every metric and model that the study names and the task does not have."""
+    study, space = config.study, config.study.space
+    problems = Metrics.from_info(info).problems(study.objectives, study.constraints)
+    for trainer in space.trainers():
+        models = info.models.get(trainer, ())
+        for model in space.models():
+            if model not in models and not any(model in names for names in info.models.values()):
+                problems.append(
+                    f"study.recipe.model: the task {info.name} has no {model!r} for the {trainer} trainer; choose from "
+                    f"{', '.join(models) or 'another trainer'}"
+                )
+    if problems:
+        raise ConfigError(problems)
