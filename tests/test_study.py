@@ -53,7 +53,7 @@ def test_references_come_first_and_once(storage: str) -> None:
     assert again.name == sweep.name == "tiny-001"
     first = [again.ask() for _ in range(4)]
     assert [a.reference for a in first] == ["dense", "half", None, None]
-    assert [a.recipe.describe() for a in first[:2]] == ["dense fp32", "unstructured 50 %"]
+    assert [a.recipe.describe() for a in first[:2]] == ["dense fp32", "half the weights removed"]
 
 
 def test_a_sweep_goes_on_with_its_own_settings_only(storage: str) -> None:
