@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import psutil
 
-from runtimes import pace
+from runtimes import cpu, pace
 from runtimes.base import Artifact, ArtifactError, Runtime, Session, load
 from runtimes.interval import least_disturbed, quiet_blocks, ratio_interval, slow_phase
 from runtimes.latency import LEAST_BLOCKS, Comparison, LatencySpec, Timing
@@ -202,11 +202,9 @@ def pin(threads: int) -> None:
 
 def environment(name: str, runtime: Runtime) -> dict[str, Any]:
     """Where the figures were measured, as they need it to be compared with others."""
-    cpuinfo, governor = Path("/proc/cpuinfo"), Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "")
+    governor = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
     return {
-        "cpu": model or platform.processor() or platform.machine(),
+        "cpu": cpu.name(),
         "cores": os.cpu_count(),
         "governor": governor.read_text().strip() if governor.exists() else "unknown",
         "load_average": os.getloadavg()[0],

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
 
+from runtimes import cpu
 from runtimes.base import Artifact, ArtifactError
 from runtimes.ports import check, free_axes
 from tasks.base import Arrays, Port
+
+log = logging.getLogger(__name__)
+
+# Makes int8 weights uint8, for x86 CPUs without VNNI: there sums of uint8 times int8 overflow, and labels change.
+# With VNNI they do not, and the option makes int8 slower (experiments/LOG.md). It refuses files in which two
+# DequantizeLinear share a zero point or a weight; some without zero points fail at the first run.
+WIDENED = "session.x64quantprecision"
 
 # As ONNX Runtime names the element types -> NumPy's names, of those that NumPy has.
 DTYPES = {"float": "float32", "double": "float64", "float16": "float16", "bool": "bool"}
@@ -17,31 +28,51 @@ DTYPES |= {f"{sign}int{bits}": f"{sign}int{bits}" for sign in ("", "u") for bits
 
 
 class Session:
-    """A loaded `.onnx` file."""
+    """A loaded `.onnx` file. `plain`: loads it without WIDENED, where `model` was loaded with it."""
 
-    def __init__(self, model: onnxruntime.InferenceSession, artifact: Artifact) -> None:
+    def __init__(
+        self,
+        model: onnxruntime.InferenceSession,
+        artifact: Artifact,
+        plain: Callable[[], onnxruntime.InferenceSession] | None = None,
+    ) -> None:
         self.inputs = tuple(_port(node) for node in model.get_inputs())
         self.outputs = tuple(_port(node) for node in model.get_outputs())
-        self._model, self._path = model, artifact.path
+        self._model, self._path, self._plain = model, artifact.path, plain
         self._names = [port.name for port in self.outputs]
 
     def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
         """Every output by name; raises ValueError for inputs that are not those of the ports."""
         check(self.inputs, inputs)
         try:
-            return dict(zip(self._names, self._model.run(self._names, inputs), strict=True))
+            made = self._made(inputs)
         except Exception as problem:  # its exception classes have no common base
             raise ArtifactError(f"{self._path}: ONNX Runtime {version()} cannot run it: {_reason(problem)}") from None
+        return dict(zip(self._names, made, strict=True))
 
     def bind(self, inputs: Arrays) -> Callable[[], None]:
         """A call as an application in Python makes it: new results each time (experiments/LOG.md on I/O binding)."""
         check(self.inputs, inputs)
+        if self._plain:
+            self.run(inputs)  # what WIDENED makes fail is loaded without it now
         run, names, feed = self._model.run, self._names, dict(inputs)
 
         def call() -> None:
             run(names, feed)
 
         return call
+
+    def _made(self, inputs: Arrays) -> list[np.ndarray]:
+        try:
+            return self._model.run(self._names, inputs)
+        except Exception as problem:
+            if self._plain is None:
+                raise
+            model = self._plain()
+            made: list[np.ndarray] = model.run(self._names, inputs)
+            self._model, self._plain = model, None
+            _say_not_widened(self._path, _reason(problem))
+            return made
 
 
 def load(artifact: Artifact, threads: int, batch: int | None = None) -> Session:
@@ -50,9 +81,19 @@ def load(artifact: Artifact, threads: int, batch: int | None = None) -> Session:
     `batch` changes nothing: fixing the batch gained nothing on LeNet-5 (experiments/LOG.md).
     """
     content = artifact.read()
+
+    def model(widened: bool) -> onnxruntime.InferenceSession:
+        return onnxruntime.InferenceSession(content, _options(threads, widened), providers=["CPUExecutionProvider"])
+
     try:
-        model = onnxruntime.InferenceSession(content, _options(threads), providers=["CPUExecutionProvider"])
-        return Session(model, artifact)
+        if not cpu.saturates_int8():
+            return Session(model(widened=False), artifact)
+        try:
+            return Session(model(widened=True), artifact, lambda: model(widened=False))
+        except Exception as problem:
+            session = Session(model(widened=False), artifact)
+            _say_not_widened(artifact.path, _reason(problem))
+            return session
     except Exception as problem:  # its exception classes have no common base
         raise ArtifactError(f"{artifact.path}: ONNX Runtime {version()} cannot load it: {_reason(problem)}") from None
 
@@ -74,15 +115,25 @@ def _reason(problem: Exception) -> str:
     return (str(problem).strip() or type(problem).__name__).splitlines()[0]
 
 
-def _options(threads: int) -> onnxruntime.SessionOptions:
+@functools.cache
+def _say_not_widened(path: Path, reason: str) -> None:
+    """Once per file: each is loaded many times."""
+    log.warning(
+        "%s: ONNX Runtime refuses it with %s (%s); loaded without: this CPU has no VNNI, so sums of int8 products may "
+        "overflow and outputs differ from those on other CPUs; give every DequantizeLinear a zero point of its own",
+        *(path, WIDENED, reason),
+    )
+
+
+def _options(threads: int, widened: bool) -> onnxruntime.SessionOptions:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # errors are raised
     # By default idle pool threads go on spinning after a run and would slow down whatever is measured next.
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    # Without VNNI (AVX2 machines) sums of uint8 times int8 saturate and labels change; with VNNI this does nothing.
-    options.add_session_config_entry("session.x64quantprecision", "1")
+    if widened:
+        options.add_session_config_entry(WIDENED, "1")
     return options

@@ -25,30 +25,41 @@ class Session:
     def __init__(self, compiled: openvino.CompiledModel, artifact: Artifact) -> None:
         self.inputs = tuple(_port(end) for end in compiled.inputs)
         self.outputs = tuple(_port(end) for end in compiled.outputs)
-        self._request, self._path = compiled.create_infer_request(), artifact.path
+        self._compiled, self._path = compiled, artifact.path
+        self._request = compiled.create_infer_request()
 
     def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
         """Every output by name; raises ValueError for inputs that are not those of the ports."""
         check(self.inputs, inputs)
         try:
-            self._request.infer([inputs[port.name] for port in self.inputs], share_inputs=True, share_outputs=True)
+            self._share(self._request, inputs)
+            self._request.infer()
         except Exception as problem:
             raise ArtifactError(f"{self._path}: OpenVINO {version()} cannot run it: {_reason(problem)}") from None
         # The request's output memory is overwritten by its next call.
         return {port.name: self._request.get_output_tensor(i).data.copy() for i, port in enumerate(self.outputs)}
 
     def bind(self, inputs: Arrays) -> Callable[[], None]:
-        """A call that shares the inputs' memory and copies each result."""
+        """A call that finds its inputs in memory that was set once, and copies each result.
+
+        `infer([...])` would convert the inputs in Python at every call: 45 µs (experiments/LOG.md).
+        """
         check(self.inputs, inputs)
-        infer, result = self._request.infer, self._request.get_output_tensor
-        feed, outputs = [inputs[port.name] for port in self.inputs], range(len(self.outputs))
+        request = self._compiled.create_infer_request()
+        self._share(request, inputs)
+        infer, result, outputs = request.infer, request.get_output_tensor, range(len(self.outputs))
 
         def call() -> None:
-            infer(feed, share_inputs=True, share_outputs=True)
+            infer()
             for index in outputs:
                 result(index).data.copy()
 
         return call
+
+    def _share(self, request: openvino.InferRequest, inputs: Arrays) -> None:
+        for index, port in enumerate(self.inputs):
+            array = np.require(inputs[port.name], requirements=["C", "W"])  # it shares no other memory
+            request.set_input_tensor(index, openvino.Tensor(array, shared_memory=True))
 
 
 def load(artifact: Artifact, threads: int, batch: int | None = None) -> Session:

@@ -52,15 +52,13 @@ def _problem(port: Port, array: np.ndarray, sizes: dict[str, int]) -> str:
     """What is wrong with the array, in words, or "". `sizes`: of the free axes met so far; added to."""
     if not isinstance(array, np.ndarray):
         return f"is a {type(array).__name__}, not a NumPy array"
-    found = f"is {array.dtype} {list(array.shape)}"
-    if array.dtype.name != port.dtype or array.ndim != len(port.shape):
-        return found
+    if array.dtype != np.dtype(port.dtype) or array.ndim != len(port.shape):
+        return f"is {array.dtype} {list(array.shape)}"
     for axis, size in zip(port.shape, array.shape, strict=True):
-        if isinstance(axis, int):
-            if axis != size:
-                return found
-        elif sizes.setdefault(axis, size) != size:
-            return f"{found}, where another input has {sizes[axis]} along {axis}"
+        wanted = axis if isinstance(axis, int) else sizes.setdefault(axis, size)
+        if wanted != size:
+            where = f", where another input has {wanted} along {axis}" if isinstance(axis, str) else ""
+            return f"is {array.dtype} {list(array.shape)}{where}"
     return ""
 
 

@@ -64,7 +64,7 @@ class Session:
         # The number of threads belongs to the process, and another session may have set it.
         if torch.get_num_threads() != self._threads:
             torch.set_num_threads(self._threads)
-        tensors = [torch.from_numpy(inputs[port.name]) for port in self.inputs]
+        tensors = [torch.from_numpy(np.require(inputs[port.name], requirements="W")) for port in self.inputs]
         args, kwargs = _pytree.tree_unflatten(tensors, self._structure)
         return args, kwargs
 

@@ -42,7 +42,6 @@ def ran(file: Path, inputs: torch.Tensor, folder: Path) -> tuple[np.ndarray, lis
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.enable_profiling = True
-    options.add_session_config_entry("session.x64quantprecision", "1")  # as runtimes/onnxruntime.py
     options.profile_file_prefix = str(folder / "profile")
     session = onnxruntime.InferenceSession(file, options)
     logits = session.run(["logits"], {"input": inputs.numpy()})[0]
