@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from search.study.metrics import Metrics
 from search.tracking.tracking import Tracking
 from search.trial.record import TrialRecord
 from trainers.recipe import FineTuning, Pruning, Quantization, Recipe
@@ -82,10 +83,12 @@ def sweep(
     records: Sequence[TrialRecord],
     objectives: Sequence[str] = ("accuracy", "latency_ms"),
     reference: Sequence[float] = (0.98, 0.132),
+    metrics: Metrics | None = None,
+    number: int = 1,
 ) -> Tracking:
-    """A sweep STUDY-001 of those records, logged to the store in `root`."""
-    tracking = Tracking(root, study)
-    tracking.start_sweep(f"{study}-001", {"name": study}, {"pare.description": "LeNet-5."}, objectives, reference)
+    """A sweep STUDY-001 of those records, logged to the store in `root`; without `metrics` as older versions did."""
+    tracking, name = Tracking(root, study), f"{study}-{number:03d}"
+    tracking.start_sweep(name, {"name": study}, {"pare.description": "LeNet-5."}, objectives, reference, metrics)
     for each in records:
-        tracking.log_trial(f"{study}-001", each)
+        tracking.log_trial(name, each)
     return tracking

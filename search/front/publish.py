@@ -54,7 +54,7 @@ def finish(root: Path, tracking: Tracking, sweep: str, status: str) -> Summary:
     pictures = [made.picture, *(_overlaid(root, previous) if previous else ())]
     if previous:
         tracking.tag_sweep(sweep, {"pare.compared_with": previous.older.sweep, "pare.verdict": previous.verdict})
-    metrics = _beside_first(tracking, summary) | _figures(summary)
+    metrics = _beside_first(tracking, summary) | highlights(summary)
     verdict = [f"**{previous.title}**"] if previous else []
     small = [_smaller(path) for path in pictures if path.suffix == ".png"]
     note = "\n\n".join([markdown(summary), *verdict, *_images(summary, small)])
@@ -99,7 +99,7 @@ def _images(summary: Summary, pictures: Sequence[Path]) -> list[str]:
     return [f"![{path.stem}](get-artifact?path={path.name}&run_uuid={run_id})" for path in pictures]
 
 
-def _figures(summary: Summary) -> dict[str, float]:
+def highlights(summary: Summary) -> dict[str, float]:
     """Single figures of the sweep, for MLflow's compare page."""
     said_of = {f"trials/{kind}": float(count) for kind, count in summary.counts().items()}
     for name in summary.objectives:

@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from search.front.summary import Summary, nothing_feasible, said, shrunk, than_dense, times, unconfirmed
+from search.study.metrics import lowered
 
 
 def table(summary: Summary) -> Table:
@@ -69,6 +70,7 @@ def _listed(summary: Summary) -> str:
     """`Accuracy is`, `F1 and recall are`: the columns of the task's own metrics."""
     metrics = summary.metrics
     first, *rest = [metrics.short(name) for name in metrics.quality if name in summary.trials] or ["Quality"]
+    rest = [lowered(title) for title in rest]
     return f"{first} is" if not rest else f"{', '.join([first, *rest[:-1]])} and {rest[-1]} are"
 
 

@@ -174,5 +174,5 @@ def _choices(name: str, hint: Any) -> str:
         return "|".join(TRAINERS)
     if name in CAPABILITY:
         able = [getattr(capabilities(trainer), CAPABILITY[name], ()) for trainer in TRAINERS]
-        return "|".join(dict.fromkeys(str(value) for values in able for value in values))
+        return "|".join(dict.fromkeys(str(value) for values in able for value in values)) or kind(hint)
     return kind(hint)

@@ -7,6 +7,7 @@ it is recorded with each sweep, so that sweeps of different tasks are read side 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from difflib import get_close_matches
@@ -44,7 +45,7 @@ class Quantity:
     @property
     def phrase(self) -> str:
         """The title within a sentence: `validation accuracy`, `RMSE increase`."""
-        return _lowered(self.title)
+        return lowered(self.title)
 
 
 # Measured of every task's files. A figure that is measured from now on gets a line here: it can then be an objective,
@@ -164,6 +165,15 @@ class Metrics:
                     found |= {name: 1 / validation, f"test_{name}": 1 / test}
         return found
 
+    def unusable(self, values: Mapping[str, float], names: Iterable[str]) -> str:
+        """Why these figures cannot be searched by, in words: one that is missing or not finite; "" if they can."""
+        for name in names:
+            if name not in values:
+                return f"{name}: not measured; there are {', '.join(values) or 'no figures'}"
+            if not math.isfinite(values[name]):
+                return f"{name}: is {values[name]:g}; the model's outputs or the task's metric are not finite"
+        return ""
+
     def problems(self, objectives: Sequence[str], constraints: Sequence[str]) -> list[str]:
         """Every name in a study's objectives and constraints that is none of `names`, each as one message."""
         found = [(f"study.objectives[{i}]", name) for i, name in enumerate(objectives)]
@@ -208,13 +218,13 @@ class Metrics:
             loss = f"{title} {'increase' if metric.direction == 'minimize' else 'drop'}"
             of_loss = ("points" if metric.unit == "%" else metric.unit, "minimize", metric.scale, metric.digits)
             of_value = (metric.unit, metric.direction, metric.scale, metric.digits)
-            yield metric.name, Quantity(f"Validation {_lowered(title)}", *of_value)
+            yield metric.name, Quantity(f"Validation {lowered(title)}", *of_value)
             yield f"{metric.name}_drop", Quantity(loss, *of_loss)
-            yield f"test_{metric.name}", Quantity(f"Test {_lowered(title)}", *of_value)
-            yield f"test_{metric.name}_drop", Quantity(f"Test {_lowered(loss)}", *of_loss)
+            yield f"test_{metric.name}", Quantity(f"Test {lowered(title)}", *of_value)
+            yield f"test_{metric.name}_drop", Quantity(f"Test {lowered(loss)}", *of_loss)
 
 
-def _lowered(title: str) -> str:
+def lowered(title: str) -> str:
     """With a small first letter, unless the first word is an abbreviation such as RMSE, mIoU or F1."""
     inside = title.partition(" ")[0][1:]
     return title if any(c.isupper() or c.isdigit() for c in inside) else title[:1].lower() + title[1:]

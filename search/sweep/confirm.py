@@ -167,7 +167,8 @@ def summarize(
         found[name] = mean, min(low, measured_low), max(high, measured_high)
     found = {name: m for name, m in found.items() if not name.endswith(("_low", "_high"))}
     missed = {f"violation/{spelt(str(limit))}": _violation(limit, found[limit.metric]) for limit in limits}
-    middle = sorted(built, key=lambda b: b.metrics[metrics.first])[len(built) // 2]
+    sign = -1 if metrics.minimized(metrics.first) else 1
+    middle = sorted(built, key=lambda b: sign * b.metrics[metrics.first])[len(built) // 2]
     return Confirmed(
         number=record.number,
         words=record.words,

@@ -242,6 +242,8 @@ class Driver:
         if error is not None:
             return replace(base, reason=reason(error))
         outcome: Outcome = future.result()
+        if wrong := self._sweep.unusable(outcome.metrics):
+            return replace(base, reason=wrong)
         seconds = (base.end_ms - base.start_ms) / 1000
         stages = {**outcome.stages, "platform": max(0.0, seconds - sum(outcome.stages.values()))}
         violations = self._sweep.violations(outcome.metrics)
@@ -297,6 +299,8 @@ class Driver:
         if error := future.exception():
             raise SweepError(f"the dense baseline {name} could not be prepared: {reason(error)}") from error
         baseline: Baseline = future.result()
+        if wrong := self._sweep.metrics.unusable(baseline.metrics, self._sweep.metrics.quality):
+            raise SweepError(f"the dense baseline {name}: {wrong}")
         self._sweep.put(f"baseline {name}", baseline.to_dict())
         self.baselines[name] = baseline
         metrics = self._sweep.metrics

@@ -195,6 +195,11 @@ class Sweep:
         else:
             self.study.tell(number, state=TrialState.FAIL)
 
+    def unusable(self, metrics: dict[str, float]) -> str:
+        """Why the metrics cannot be told to Optuna, in words; "" if they can."""
+        needed = dict.fromkeys([*self._settings.objectives, *(limit.metric for limit in self._limits)])
+        return self.metrics.unusable(metrics, needed)
+
     def violations(self, metrics: dict[str, float]) -> dict[str, float]:
         """constraint -> how far the metrics are beyond it; <= 0 is feasible."""
         return {str(limit): limit.violation(metrics[limit.metric]) for limit in self._limits}
