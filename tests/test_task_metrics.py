@@ -31,7 +31,7 @@ from search.sweep.confirm import Confirmed, candidates, front, summarize
 from search.sweep.recorder import reference_point
 from search.trial.record import TrialRecord
 from search.trial.results import Baseline, Exported, Judged
-from tasks.base import ACCURACY, Metric
+from tasks.base import ACCURACY, Metric, TaskInfo
 from tests import sweeps
 from tests.sweeps import record
 from tests.test_metrics import EDGE, IOU
@@ -80,7 +80,8 @@ def test_front_knee_and_candidates_are_the_same_whichever_way_quality_is_counted
 
 def baseline(metrics: dict[str, float], latency: float = 1.0, size: int = 1000) -> Baseline:
     spec, file = DenseSpec("pytorch", "net"), Artifact(Path("dense.onnx"), "onnx", "0")
-    return Baseline(spec, Path(), file, metrics, 1000, size, latency, "d", {}, {})
+    task = TaskInfo("mine", {}, (), (), (), "d")
+    return Baseline(spec, Path(), file, metrics, 1000, size, latency, "d", {}, {}, task, Path("examples.npz"))
 
 
 @given(st.lists(shares, min_size=1, max_size=3), st.lists(st.floats(0.001, 0.2), max_size=2))
