@@ -33,9 +33,7 @@ USAGE = Usage(
         ("study=mnist_prune", "what a search of MNIST would do"),
         ("--config-dir . study=mine", "a study of your own, in ./study/mine.yaml"),
     ),
-    (
-        "Every setting of python -m search.run may be given. Exit code 1: a step failed, and the search would fail there.",
-    ),
+    ("Every setting of python -m search.run may be given. Exit code 1: a step failed, as it would in a search.",),
 )
 LONG_S = 3600.0  # a sweep beyond that is told how to get shorter
 SLOW = 1.0  # a latency ratio above this is slower than the dense file

@@ -58,6 +58,8 @@ class Log:
     def finish(self, status: str, baselines: Sequence[Baseline], confirmed: Sequence[Confirmed]) -> None:
         """Log the front, its confirmation, pictures and report. `status`: finished, interrupted or failed."""
         self.close()
+        if task := self._sweep.get("task"):
+            self._tracking.log_task(self._sweep.name, task, self._config.root / "cache")
         if baselines:
             point = reference_point(self._config.study, self._sweep.metrics, baselines)
             self._tracking.tag_sweep(self._sweep.name, {"pare.reference_point": json.dumps(self._as_first(point))})

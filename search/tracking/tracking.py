@@ -21,6 +21,7 @@ import pandas as pd
 from search.study.metrics import KEY, Metrics
 from search.tracking.uri import TrackingError, quiet, reaching, store_uri
 from search.trial.record import STATUSES, Outcome, TrialRecord, colour, flat, read_row
+from tasks.base import TaskInfo
 
 # Read by mlflow: no usage reports, no address printed per trial, an unreachable server told in seconds, not minutes.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -119,6 +120,26 @@ class Tracking:
             self._client.log_dict(run.info.run_id, dict(config), "config.json")
             self._client.update_run(run.info.run_id, status="RUNNING")
         return run.info.run_id
+
+    def log_task(self, sweep: str, task: Mapping[str, Any], home: Path) -> None:
+        """Keep with the sweep what its task is, `TaskInfo.to_dict`, and the files that serving needs (a tokenizer's).
+
+        `home`: where the places of those files begin.
+        """
+        with reaching(self.uri):
+            run_id = self._needed(sweep).info.run_id
+            self._client.log_dict(run_id, dict(task), "task.json")
+            for place in ((task.get("serving") or {}).get("files") or {}).values():
+                self._client.log_artifact(run_id, str(home / place), "serving")
+
+    def task(self, sweep: str) -> TaskInfo | None:
+        """What the sweep's task is; None where it was not recorded."""
+        with reaching(self.uri), tempfile.TemporaryDirectory() as scratch:
+            run_id = self._needed(sweep).info.run_id
+            if "task.json" not in [item.path for item in self._client.list_artifacts(run_id)]:
+                return None
+            found = self._client.download_artifacts(run_id, "task.json", scratch)
+            return TaskInfo.from_dict(json.loads(Path(found).read_text()))
 
     def tag_sweep(self, sweep: str, tags: Mapping[str, str]) -> None:
         """Add to the sweep's tags what is known only after it started."""

@@ -6,6 +6,7 @@ Nothing is trained to its end. What is said of latency and size holds for the ar
 from __future__ import annotations
 
 import hashlib
+import json
 import resource
 import time
 import traceback
@@ -25,7 +26,7 @@ from search.trial.evaluate import chunks, quality
 from search.trial.measure import latency_spec
 from search.trial.task import task_of
 from tasks.base import Batch, Dataset, Progress, Task, TaskError, TaskInfo
-from trainers.base import Compressed, Dense, DenseSpec, Job, TrainingError, task_digest
+from trainers.base import Compressed, Dense, DenseSpec, Job, Trainer, TrainingError, task_digest
 from trainers.recipe import FineTuning, Pruning, Quantization, Recipe, RecipeError
 
 ROWS = 256  # of each split that the steps are tried on
@@ -171,9 +172,7 @@ def _compress(config: Config, task: Task, info: TaskInfo, folder: Path, found: F
     for name, recipe in _recipes(model, trainer_name, info):
         row: dict[str, Any] = {"name": name, "recipe": recipe.describe()}
         progress(f"try {name}", 0.0)
-        compressed = _tried(
-            row, lambda recipe=recipe, name=name: trainer.compress(recipe, dense, None, _in(job, folder, name))
-        )
+        compressed = _tried(row, trainer, recipe, dense, _in(job, folder, name))
         if compressed is not None and _judged(row, runtime, compressed, sample):
             files.append(Artifact.of(compressed.file))
             row["file"] = len(files) - 1
@@ -213,10 +212,10 @@ def _in(job: Job, folder: Path, name: str) -> Job:
     return replace(job, folder=place)
 
 
-def _tried(row: dict[str, Any], work: Callable[[], Compressed]) -> Compressed | None:
+def _tried(row: dict[str, Any], trainer: Trainer, recipe: Recipe, dense: Dense, job: Job) -> Compressed | None:
     """What a recipe gave; what it cannot do is a finding, not a fault."""
     try:
-        made = work()
+        made = trainer.compress(recipe, dense, None, job)
     except Exception as error:
         row["problem"] = f"{'' if isinstance(error, RecipeError) else type(error).__name__ + ': '}{error}"
         return None
@@ -280,7 +279,5 @@ def _middle(entry: Any) -> float:
 
 
 def _curve(folder: Path) -> list[Any]:
-    import json
-
     record = json.loads((folder / "record.json").read_text())
     return list(record.get("curve") or [])
