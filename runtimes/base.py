@@ -71,9 +71,10 @@ class Session(Protocol):
         ...
 
     def bind(self, inputs: Arrays) -> Callable[[], None]:
-        """What is timed: one call on these inputs, results computed and handed over, as an application makes it.
+        """What is timed: one call on these inputs, as an application makes it; it returns when the results are there.
 
-        Inputs are checked now, not at the call, and are read at the call from the memory they lie in.
+        Inputs are checked now, not at the call, and are read at the call from the memory they lie in. On a GPU the call
+        waits for the GPU.
         """
         ...
 
@@ -87,7 +88,10 @@ def run_single(session: Session, inputs: np.ndarray) -> np.ndarray:
 
 
 class Runtime(Protocol):
-    """Runs exported files. Each lives in `runtimes/NAME.py` as functions of the module."""
+    """Runs exported files. Each lives in `runtimes/NAME.py` as functions of the module.
+
+    One that runs on a GPU also has `gpu() -> str`, its name: figures of different GPUs never compare.
+    """
 
     def load(self, artifact: Artifact, threads: int, batch: int | None = None) -> Session:
         """The file, ready to run on `threads` CPU threads; `batch` fixes the batch size where that is faster.

@@ -21,11 +21,11 @@ from typing import Any
 import numpy as np
 import psutil
 
-from runtimes import cpu, pace
-from runtimes.base import Artifact, ArtifactError, Runtime, Session, load
+from runtimes import cpu, examples, pace
+from runtimes.base import Artifact, ArtifactError, Runtime, load
 from runtimes.interval import least_disturbed, quiet_blocks, ratio_interval, slow_phase
-from runtimes.latency import LEAST_BLOCKS, Comparison, LatencySpec, Timing
-from runtimes.ports import batch_axis, sized
+from runtimes.latency import LEAST_BLOCKS, Comparison, LatencyError, LatencySpec, Timing
+from tasks.base import Arrays
 
 BURST_NS = 2_000_000
 BURSTS = 4
@@ -38,12 +38,21 @@ class Bench:
     `known`: ns that file 0 took on this host before (runtimes/pace.py), NaN if never.
     """
 
-    def __init__(self, runtime: Runtime, files: list[Artifact], batch: int, threads: int, seed: int) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        files: list[Artifact],
+        batch: int,
+        threads: int,
+        seed: int,
+        given: Arrays | None = None,
+    ) -> None:
         self.known = pace.known(files[0], _how(runtime, batch, threads))
         self.levels: list[list[float]] = []
         self.calls: list[list[np.ndarray]] = []
         self.started = time.perf_counter()
         self._runtime, self._files, self._batch, self._threads = runtime, files, batch, threads
+        self._given = given
         self._rng = np.random.default_rng(seed)
         self._bound: dict[int, Callable[[], None]] = {}
         self._loading = 0.0
@@ -70,21 +79,18 @@ class Bench:
         self._bound.clear()
         for index in map(int, self._rng.permutation(len(self._files))):
             session = self._runtime.load(self._files[index], self._threads, self._batch)
-            inputs = self._placed_inputs(session)
+            wanted = examples.inputs(session.inputs, self._given, self._batch)
+            inputs = {name: self._placed(array) for name, array in wanted.items()}
             session.run(inputs)
             self._bound[index] = session.bind(inputs)
         self._loading += time.perf_counter() - began
 
-    def _placed_inputs(self, session: Session) -> dict[str, np.ndarray]:
-        content, batch = np.random.default_rng(0), batch_axis(session.inputs)
-        return {port.name: self._placed(content, sized(port, {batch: self._batch})) for port in session.inputs}
-
-    def _placed(self, content: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-        """Normal float32 of `shape` at a random place within a page: how it lies in cache lines matters too."""
-        count, offset = int(np.prod(shape)), 16 * int(self._rng.integers(256))
-        room = np.empty(4 * count + 4096, dtype=np.uint8)[offset : offset + 4 * count].view(np.float32)
-        room[:] = content.standard_normal(count, dtype=np.float32)
-        return room.reshape(shape)
+    def _placed(self, array: np.ndarray) -> np.ndarray:
+        """The same at a random place within a page: how it lies in cache lines matters too."""
+        offset = 16 * int(self._rng.integers(256))
+        room = np.empty(array.nbytes + 4096, dtype=np.uint8)[offset : offset + array.nbytes].view(array.dtype)
+        room[:] = array.ravel()
+        return room.reshape(array.shape)
 
     def _burst(self, index: int) -> np.ndarray:
         """Nanoseconds of single calls, one after the other for at least BURST_NS."""
@@ -149,11 +155,16 @@ def warning(found: Estimate, spec: LatencySpec, seconds: float) -> str | None:
 
 
 def compare_all(
-    runtime: Runtime, files: list[Artifact], batch: int, threads: int, spec: LatencySpec
+    runtime: Runtime,
+    files: list[Artifact],
+    batch: int,
+    threads: int,
+    spec: LatencySpec,
+    given: Arrays | None = None,
 ) -> list[Comparison]:
     """Measure every file beside file 0 until all intervals are tight or time is up; one Comparison per candidate."""
     pin(threads)
-    bench = Bench(runtime, files, batch, threads, spec.seed)
+    bench = Bench(runtime, files, batch, threads, spec.seed, given)
     candidates, stopped = range(1, len(files)), ""
     while not stopped:
         bench.block()
@@ -206,6 +217,7 @@ def environment(name: str, runtime: Runtime) -> dict[str, Any]:
     return {
         "cpu": cpu.name(),
         "cores": os.cpu_count(),
+        "gpu": getattr(runtime, "gpu", str)(),
         "governor": governor.read_text().strip() if governor.exists() else "unknown",
         "load_average": os.getloadavg()[0],
         "affinity": sorted(os.sched_getaffinity(0)) if ALLOWED else None,
@@ -221,8 +233,11 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     values = request["spec"] | {key: tuple(request["spec"][key]) for key in ("batch", "threads")}
     spec, runtime = LatencySpec(**values), load(request["runtime"])
     files = [Artifact(Path(each["path"]), each["format"], each["sha256"]) for each in request["files"]]
+    given = examples.read(Path(request["examples"])) if request.get("examples") else None
     gc.disable()
-    pairs = [compare_all(runtime, files, batch, threads, spec) for batch in spec.batch for threads in spec.threads]
+    pairs = [
+        compare_all(runtime, files, batch, threads, spec, given) for batch in spec.batch for threads in spec.threads
+    ]
     return {
         "comparisons": [[asdict(comparison) for comparison in each] for each in zip(*pairs, strict=True)],
         "environment": environment(request["runtime"], runtime),
@@ -243,6 +258,8 @@ def main() -> None:
         result = answer(json.load(sys.stdin))
     except ArtifactError as problem:
         result = {"artifact_error": str(problem)}
+    except LatencyError as problem:
+        result = {"latency_error": str(problem)}
     json.dump(result, out)
     out.close()
 

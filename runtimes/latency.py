@@ -24,7 +24,7 @@ LEAST_BLOCKS = 5  # below that an interval says nothing
 
 
 class LatencyError(RuntimeError):
-    """The measuring process crashed or ran out of time; the message says how."""
+    """The measuring process crashed, ran out of time or had no valid inputs; the message says how."""
 
 
 @dataclass(frozen=True)
@@ -129,16 +129,29 @@ class LatencyResult:
         return LatencyResult(tuple(comparisons), values["environment"])
 
 
-def measure(runtime: str, candidate: Artifact, baseline: Artifact, spec: LatencySpec | None = None) -> LatencyResult:
+def measure(
+    runtime: str,
+    candidate: Artifact,
+    baseline: Artifact,
+    spec: LatencySpec | None = None,
+    examples: Path | None = None,
+) -> LatencyResult:
     """Latency of `candidate` beside `baseline`, both loaded by `runtime`; waits until the host is quiet.
 
-    Raises ArtifactError for a file that does not load, LatencyError when the measuring process fails.
+    `examples`: a `.npz` of valid inputs by name, in the task's layout, that both files are timed on; rows are repeated
+    where the batch has more. Without it random floats, for files that take nothing else.
+    Raises ArtifactError for a file that does not load or run, LatencyError when the measuring process fails or the
+    inputs do not fit.
     """
-    return measure_many(runtime, [candidate], baseline, spec)[0]
+    return measure_many(runtime, [candidate], baseline, spec, examples)[0]
 
 
 def measure_many(
-    runtime: str, candidates: Sequence[Artifact], baseline: Artifact, spec: LatencySpec | None = None
+    runtime: str,
+    candidates: Sequence[Artifact],
+    baseline: Artifact,
+    spec: LatencySpec | None = None,
+    examples: Path | None = None,
 ) -> list[LatencyResult]:
     """The same for several candidates, all interleaved in one run: one result each, in their order."""
     spec = spec or LatencySpec()
@@ -151,8 +164,11 @@ def measure_many(
         for each in (baseline, *candidates)
     ]
     limit = 60 + 20 * spec.max_seconds * len(candidates) * len(spec.batch) * len(spec.threads)
+    request = {"runtime": runtime, "files": files, "spec": asdict(spec)}
+    if examples is not None:
+        request["examples"] = str(examples.resolve())
     with quiet.measuring():
-        answer = _ask({"runtime": runtime, "files": files, "spec": asdict(spec)}, limit)
+        answer = _ask(request, limit)
     return [
         LatencyResult.from_dict(
             {
@@ -213,4 +229,6 @@ def _ask(request: dict[str, Any], limit: float) -> dict[str, Any]:
     answer: dict[str, Any] = json.loads(said.splitlines()[-1])
     if "artifact_error" in answer:
         raise ArtifactError(answer["artifact_error"])
+    if "latency_error" in answer:
+        raise LatencyError(answer["latency_error"])
     return answer

@@ -63,28 +63,43 @@ def _problem(port: Port, array: np.ndarray, sizes: dict[str, int]) -> str:
 
 
 def fitted(ports: Sequence[Port], inputs: Arrays, given: Sequence[Port] = ()) -> dict[str, np.ndarray]:
-    """A task's arrays as a file takes them: by the file's names, images with channels last where the file has them so.
+    """A task's arrays as a file takes them: by the file's names, in its layout and number format.
 
     `given`: the task's own ports. Where the names differ, arrays are taken in the order of `given` (or of `inputs`).
     An array is transposed where the file's layout is NHWC and the task's is NCHW; without `given`, where its shape
-    fits in no other way. Raises ValueError when the numbers of inputs differ.
+    fits in no other way. Floats become the file's floats and whole numbers its whole numbers.
+    Raises ValueError when the numbers of inputs differ.
     """
     order = [port.name for port in given] or list(inputs)
     names = {port.name: port.name for port in ports}
-    if set(names) != set(order):
+    if not set(names) <= set(order):
         if len(ports) != len(order):
             raise ValueError(
                 f"inputs: the task gives {', '.join(order)}; the file takes {', '.join(map(described, ports))}"
             )
-        names = dict(zip(names, order, strict=True))
+        names = {port.name: name for port, name in zip(ports, order, strict=True)}
     layouts = {port.name: port.layout for port in given}
-    return {port.name: _laid_out(port, inputs[names[port.name]], layouts.get(names[port.name])) for port in ports}
+    arrays = ((port, inputs[names[port.name]], layouts.get(names[port.name])) for port in ports)
+    return {port.name: _cast(port, _turned(port, array, layout)) for port, array, layout in arrays}
 
 
-def _laid_out(port: Port, array: np.ndarray, layout: str | None) -> np.ndarray:
+def _turned(port: Port, array: np.ndarray, layout: str | None) -> np.ndarray:
     if port.layout != CHANNELS_LAST or array.ndim != 4 or layout == CHANNELS_LAST:
         return array
     turned = np.transpose(array, _TO_CHANNELS_LAST)
-    if layout == "NCHW" or (not _problem(port, turned, {}) and _problem(port, array, {})):
+    if layout == "NCHW" or (_shape_fits(port, turned) and not _shape_fits(port, array)):
         return np.ascontiguousarray(turned)
     return array
+
+
+def _shape_fits(port: Port, array: np.ndarray) -> bool:
+    return all(isinstance(axis, str) or axis == size for axis, size in zip(port.shape, array.shape, strict=True))
+
+
+def _cast(port: Port, array: np.ndarray) -> np.ndarray:
+    """In the port's number format where that is of the same kind and holds every value."""
+    wanted = np.dtype(port.dtype)
+    if array.dtype == wanted or (array.dtype.kind in "iu") != (wanted.kind in "iu") or array.dtype.kind not in "fiu":
+        return array
+    cast = array.astype(wanted)
+    return cast if wanted.kind == "f" or np.array_equal(cast, array) else array

@@ -10,12 +10,13 @@ from runtimes.latency import LatencyError
 from search.study.config import Study
 
 # Of the environment a latency was measured in: figures of other hardware, or another runtime, do not compare.
-HARDWARE = ("cpu", "cores", "runtime", "runtime_version")
+HARDWARE = ("cpu", "cores", "gpu", "runtime", "runtime_version")
 
 
 def same_hardware(here: Mapping[str, Any], there: Mapping[str, Any]) -> None:
     """Raise LatencyError when figures of `here` do not compare with the baseline's, which was measured `there`."""
-    if differing := [key for key in HARDWARE if here.get(key) != there.get(key)]:
+    # What was measured before there was a word for the GPU was measured without one.
+    if differing := [key for key in HARDWARE if (here.get(key) or None) != (there.get(key) or None)]:
         said = "; ".join(f"{key} {here.get(key)!r}, the baseline's {there.get(key)!r}" for key in differing)
         raise LatencyError(
             f"latency: measured on {here.get('host')}, which is not like {there.get('host')}, where the baseline was "
