@@ -16,8 +16,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from tasks.base import Arrays, Task, TaskInfo
-from trainers.recipe import Recipe, RecipeError, choice, digest_of
+from tasks.base import Arrays, Task, TaskInfo, digest_of
+from trainers.recipe import Recipe, RecipeError, choice
 
 # Of a dense model's outputs on the training split: what is larger is not kept, and the teacher runs in every step.
 CACHED_BYTES = 1_000_000_000

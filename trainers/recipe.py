@@ -5,11 +5,11 @@ It can be printed, logged, hashed, sent to another machine and run again. No fra
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
+
+from tasks.base import digest_of
 
 GRANULARITIES = ("none", "unstructured", "block", "n_m", "channel")
 SCHEDULES = ("one_shot", "gradual")
@@ -207,16 +207,11 @@ def _known(where: str, values: Mapping[str, Any], kind: type) -> None:
 
 
 def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings -> one mapping with dotted keys."""
+    """Nested mappings -> one mapping with dotted keys; an empty mapping is a value."""
     flat: dict[str, Any] = {}
     for key, value in nested.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and value:
             flat |= flatten(value, f"{prefix}{key}.")
         else:
-            flat[prefix + key] = value
+            flat[f"{prefix}{key}"] = value
     return flat
-
-
-def digest_of(plain: object) -> str:
-    """First 16 hex digits of the sha256 of `plain` as canonical JSON (sorted keys)."""
-    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]

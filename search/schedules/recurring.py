@@ -16,6 +16,7 @@ from apscheduler.triggers.cron import CronTrigger
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from search.command import UsageError
+from trainers.recipe import flatten
 
 FOLDER = Path(__file__).parents[2] / "experiments" / "schedule"
 DAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
@@ -212,15 +213,9 @@ class Schedule(Part):
         return found + [f"study.budget.{k}={v:g}" for k, v in self.budget.model_dump().items() if v is not None]
 
 
-def _words(overrides: Mapping[str, Any], before: str = "") -> list[str]:
+def _words(overrides: Mapping[str, Any]) -> list[str]:
     """`a: {b: 1}` and `a.b: 1` -> `a.b=1`."""
-    found = []
-    for key, value in overrides.items():
-        if isinstance(value, Mapping) and value:
-            found += _words(value, f"{before}{key}.")
-        else:
-            found.append(f"{before}{key}={_said(value)}")
-    return found
+    return [f"{key}={_said(value)}" for key, value in flatten(overrides).items()]
 
 
 def _said(value: Any) -> str:

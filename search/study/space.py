@@ -108,8 +108,9 @@ class Space:
         Switches (granularity, scheme, kind, clusters) it does not mention are off. Raises SpaceError when it lies
         outside the space.
         """
+        explicit = {name: value for name, value in flatten(partial).items() if value != {}}
         wanted: Values = {"pruning.granularity": "none", "quantization.scheme": "none", "distillation.kind": "none"}
-        wanted |= {"quantization.clusters": 0, **flatten(partial)}
+        wanted |= {"quantization.clusters": 0, **explicit}
         params: dict[str, Any] = {}
         problems = [
             f"{n}: no such recipe field; choose from {', '.join(DEFAULTS)}" for n in wanted if n not in DEFAULTS
@@ -125,7 +126,6 @@ class Space:
             return entry.values[0] if isinstance(entry, Choice) else entry.low
 
         recipe = self._recipe(pick).flat()
-        explicit = flatten(partial)
         problems += [
             f"{name}: the study fixes it at {recipe[name]!r}, not {value!r}"
             for name, value in explicit.items()

@@ -30,7 +30,7 @@ from search.study import config
 from search.study.metrics import KEY, Metrics
 from search.study.sampler import samplers
 from search.trial.record import TrialRecord
-from trainers.recipe import Recipe
+from trainers.recipe import Recipe, flatten
 
 # Keys of the user attributes a trial carries.
 RECORD, REFERENCE, RESUMED, INTERRUPTED = "record", "reference", "resumed_from", "interrupted"
@@ -283,15 +283,9 @@ def _changed(stored: dict[str, Any], settings: config.Study) -> list[str]:
     """
     with contextlib.suppress(ValidationError):
         stored = config.Study.model_validate(stored).model_dump(mode="json")
-    old, new = _leaves(stored), _leaves(settings.model_dump(mode="json"))
+    old, new = flatten(stored), flatten(settings.model_dump(mode="json"))
     return [
         f"  {key}: was {old.get(key)!r}, now {new.get(key)!r}"
         for key in sorted({*old, *new})
         if old.get(key) != new.get(key) and not key.startswith(("budget.", "confirm.", "description"))
     ]
-
-
-def _leaves(nested: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(nested, dict) or not nested:
-        return {prefix.rstrip("."): nested}
-    return {k: v for key, value in nested.items() for k, v in _leaves(value, f"{prefix}{key}.").items()}

@@ -20,8 +20,9 @@ import pandas as pd
 
 from search.study.metrics import KEY, Metrics
 from search.tracking.uri import TrackingError, quiet, reaching, store_uri
-from search.trial.record import STATUSES, Outcome, TrialRecord, colour, flat, read_row
+from search.trial.record import STATUSES, Outcome, TrialRecord, colour, read_row
 from tasks.base import TaskInfo
+from trainers.recipe import flatten
 
 # Read by mlflow: no usage reports, no address printed per trial, an unreachable server told in seconds, not minutes.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -115,7 +116,7 @@ class Tracking:
         with reaching(self.uri):
             run = self._sweep_run(sweep) or self._client.create_run(self.experiment, tags=marks, run_name=sweep)
             known = run.data.params
-            params = {key: str(value) for key, value in flat(config) if key not in known}
+            params = {key: str(value) for key, value in flatten(config).items() if key not in known}
             self._log(run.info.run_id, params=params, tags={**tags, **marks})
             self._client.log_dict(run.info.run_id, dict(config), "config.json")
             self._client.update_run(run.info.run_id, status="RUNNING")

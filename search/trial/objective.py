@@ -6,9 +6,7 @@ Neither Optuna nor MLflow is imported here, and a framework only by the trainer 
 from __future__ import annotations
 
 import functools
-import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,9 +22,10 @@ from search.trial.results import Baseline, Exported, Judged, Outcome
 from search.trial.steps import TrainThenMeasure
 from search.trial.task import task_of
 from tasks import cache
-from tasks.base import Progress
+from tasks.base import Progress, digest_of
 from trainers.base import Dense, DenseSpec, Job, Teacher, task_digest
-from trainers.recipe import Recipe, digest_of
+from trainers.recipe import Recipe
+from trainers.stages import timed
 
 
 def _train_and_export(config: Config, spec: DenseSpec, folder: Path, threads: int, progress: Progress) -> Baseline:
@@ -88,13 +87,13 @@ def _measure(
 ) -> Outcome:
     """What was built, measured against the baseline's file."""
     stages = dict(built.stages)
-    with _stage(stages, "measure"), quiet.training():
+    with timed(stages, "measure"), quiet.training():
         latency.warm(config.study.runtime_of(recipe.trainer))
     with ExitStack() as room:
-        with _stage(stages, "wait_for_quiet"):
+        with timed(stages, "wait_for_quiet"):
             progress("wait for quiet", 0.0)
             room.enter_context(quiet.measuring())
-        with _stage(stages, "measure"):
+        with timed(stages, "measure"):
             progress("measure", 0.0)
             runtime = config.study.runtime_of(recipe.trainer)
             measured = latency.measure(runtime, built.artifact, baseline.artifact, latency_spec(config.study))
@@ -109,7 +108,7 @@ def build(
 ) -> Exported:
     """Carry out the recipe in `folder`; its metrics are the exported file's on the validation split."""
     stages: dict[str, float] = {}
-    with _stage(stages, "load"):
+    with timed(stages, "load"):
         trainer = trainers.base.load(recipe.trainer)
         runtime = config.study.runtime_of(recipe.trainer)
         task = task_of(config, progress, baseline.task)
@@ -121,7 +120,7 @@ def build(
         compressed = trainer.compress(recipe, dense, taught if recipe.distillation.kind != "none" else None, job)
         stages |= compressed.stages
         artifact = Artifact.of(compressed.file)
-        with _stage(stages, "evaluate"):
+        with timed(stages, "evaluate"):
             metrics, agreement = quality(runtime, artifact, compressed, task, pause)
             size = artifact.size_bytes()
     return Exported(
@@ -175,13 +174,6 @@ prepare = TrainThenMeasure(_train_and_export, _time)
 evaluate = TrainThenMeasure(_build, _measure)
 # (config, split, artifacts, baseline, progress) -> Judged on the TEST split. Called once the search has ended.
 judge = TrainThenMeasure(_test, _measure_all)
-
-
-@contextmanager
-def _stage(stages: dict[str, float], name: str) -> Iterator[None]:
-    start = time.perf_counter()
-    yield
-    stages[name] = stages.get(name, 0.0) + time.perf_counter() - start
 
 
 def _train(trainer: trainers.base.Trainer, spec: DenseSpec, job: Job, into: Path) -> None:

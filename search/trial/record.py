@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from trainers.recipe import flatten
 
 if TYPE_CHECKING:  # it takes half a second, in every worker
     import pandas as pd
@@ -110,7 +112,7 @@ class TrialRecord:
             "mlflow.source.git.commit": self.git_commit,
         }
         said |= {f"version.{name}": version for name, version in self.versions.items()}
-        said |= {f"environment.{key}": str(value) for key, value in flat(self.environment)}
+        said |= {f"environment.{key}": str(value) for key, value in flatten(self.environment).items()}
         return {key: value[:8000] for key, value in said.items() if value}  # what MLflow takes
 
     def to_json(self) -> str:
@@ -157,15 +159,6 @@ class Outcome:
 def spelt(limit: str) -> str:
     """`accuracy_drop <= 0.02` in the letters that MLflow allows in a name."""
     return re.sub(r"[^\w .:/-]", "_", limit.replace("<=", "at most").replace(">=", "at least"))
-
-
-def flat(nested: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted name, value) of nested mappings."""
-    for key, value in nested.items():
-        if isinstance(value, Mapping):
-            yield from flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def read_row(

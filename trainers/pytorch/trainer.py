@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -22,6 +20,7 @@ from trainers.pytorch.distill import TrainingLoss
 from trainers.pytorch.export import dynamic_int8, export
 from trainers.pytorch.train import Plan, Resident, fit, predict
 from trainers.recipe import Distillation, Recipe, RecipeError
+from trainers.stages import timed
 
 WEIGHTS = "weights.safetensors"
 PACKAGES = ("torch", "torchao", "torch-pruning", "onnx", "onnxscript", "onnxruntime")
@@ -43,12 +42,9 @@ class _Trial:
     stages: dict[str, float] = field(default_factory=dict)
     curves: list[dict[str, float]] = field(default_factory=list)
 
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
+    def stage(self, name: str) -> AbstractContextManager[None]:
         """Time what happens inside as `name`, in seconds."""
-        start = time.perf_counter()
-        yield
-        self.stages[name] = self.stages.get(name, 0.0) + time.perf_counter() - start
+        return timed(self.stages, name)
 
     def fit(self, stage: str, epochs: int, rate: float, constraint: train.Constraint | None) -> None:
         """Train the model of now; its epochs are counted on through all stages."""

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -25,6 +23,7 @@ from tasks.mnist import tensorflow as networks
 from trainers import base
 from trainers.base import Compressed, Dense, DenseSpec, Job, Teacher
 from trainers.recipe import Distillation, Recipe, RecipeError
+from trainers.stages import timed
 from trainers.tensorflow import models, prune, quantize
 from trainers.tensorflow.export import export
 from trainers.tensorflow.train import Plan, dataset, predict, train
@@ -56,12 +55,9 @@ class _Trial:
         """Whether the model has zeros that later stages must keep."""
         return self.recipe.pruning.granularity in ("unstructured", "block", "n_m")
 
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
+    def stage(self, name: str) -> AbstractContextManager[None]:
         """Time what happens inside as `name`, in seconds."""
-        start = time.perf_counter()
-        yield
-        self.stages[name] = self.stages.get(name, 0.0) + time.perf_counter() - start
+        return timed(self.stages, name)
 
     def plan(self, stage: str, epochs: int) -> Plan:
         tuning = self.recipe.finetuning
