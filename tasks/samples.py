@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from tasks.base import TaskError
-from tasks.tree import Tree, arrays, integers, leaves, stacked, taken
+from tasks.tree import Tree, arrays, filled, integers, leaves, stacked, taken
 from tasks.user_code import guarded
 
 PROBED = 8  # samples that are read twice to learn whether a dataset augments
@@ -65,8 +65,9 @@ class ArraySamples:
         return self._digest
 
     def labels(self) -> np.ndarray | None:
-        """See Samples."""
-        return labels_of(self.targets)
+        """See Samples; of pairs that were not parted, the second part's."""
+        pair = self.targets is None and isinstance(self.inputs, tuple) and len(self.inputs) == 2
+        return labels_of(self.inputs[1] if pair else self.targets)
 
 
 def labels_of(targets: Tree | None) -> np.ndarray | None:
@@ -119,6 +120,7 @@ class MapSamples:
         self.dataset, self.what, self.folder, self.collate = dataset, what, folder, collate
         self.augments = False
         self.convert: Callable[[Tree], Tree] | None = None  # of one sample's inputs, before they are stacked
+        self.part: Callable[[Any, str], tuple[Tree, Tree | None]] = parted
         self._lock = threading.Lock()
         with guarded("data", f"len() of {what}", folder):
             self._count = len(dataset)
@@ -139,8 +141,8 @@ class MapSamples:
         if self.collate is not None:
             with guarded("data", f"collate_fn of {self.what}", self.folder):
                 batch = self.collate(samples)
-            return parted(batch, self.what)
-        inputs, targets = zip(*(parted(sample, self.what) for sample in samples), strict=True)
+            return self.part(batch, self.what)
+        inputs, targets = zip(*(self.part(sample, self.what) for sample in samples), strict=True)
         if self.convert is not None:
             inputs = tuple(self.convert(each) for each in inputs)
         joined = stacked(inputs, f"{self.what}: inputs")
@@ -153,7 +155,7 @@ class MapSamples:
             first = self._read(rows)
         with seeded(rows, 1):
             second = self._read(rows)
-        pairs = zip(leaves(first), leaves(second), strict=False)
+        pairs = zip(filled(first), filled(second), strict=False)
         self.augments = any(not same(a, b) for (_, a), (_, b) in pairs)
         return self.augments
 
@@ -163,7 +165,7 @@ class MapSamples:
         if not self.augments:
             rows = np.unique(np.linspace(0, len(self) - 1, 8 * PROBED).astype(np.int64))
             for row in rows:  # one by one: they may differ in shape
-                for path, leaf in leaves(self._read(np.array([row]))):
+                for path, leaf in filled(self._read(np.array([row]))):
                     digest.update(path.encode() + content(leaf))
         return digest.hexdigest()[:16]
 
@@ -240,6 +242,11 @@ def parted(sample: Any, what: str) -> tuple[Tree, Tree | None]:
     if isinstance(sample, tuple | list) and len(sample) == 1:
         sample = sample[0]
     return arrays(sample, f"{what}: inputs"), None
+
+
+def unparted(sample: Any, what: str) -> tuple[Tree, None]:
+    """The whole sample as inputs."""
+    return arrays(sample, what), None
 
 
 def _is_row(sample: Sequence[Any]) -> bool:

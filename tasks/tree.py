@@ -61,6 +61,11 @@ def leaves(tree: Tree, path: str = "") -> Iterator[tuple[str, Any]]:
         yield path, tree
 
 
+def filled(tree: Tree) -> Iterator[tuple[str, Any]]:
+    """The leaves that are not None, such as targets that are not there."""
+    return ((path, leaf) for path, leaf in leaves(tree) if leaf is not None)
+
+
 def rebuilt(tree: Tree, values: Iterator[Any]) -> Tree:
     """The structure of `tree` with the next of `values` in the place of every leaf."""
     return mapped(lambda _: next(values), tree)

@@ -30,7 +30,8 @@ class Wants:
     """What the model asks of its data. `image`: how image files become pixels. `encode`: texts -> arrays of tokens.
 
     `inputs`: the names of the model's inputs, where they are known before any data is seen; `ranks`: how many axes each
-    has, the batch included. `labels`: the classes that the model was trained for, in its order.
+    has, the batch included. `labels`: the classes that the model was trained for, in its order. `whole`: samples are
+    not parted into inputs and target.
     """
 
     image: ImageOptions | None = None
@@ -38,6 +39,7 @@ class Wants:
     inputs: tuple[str, ...] = ()
     ranks: tuple[int, ...] = ()
     labels: tuple[str, ...] = ()
+    whole: bool = False
 
 
 @dataclass(frozen=True)

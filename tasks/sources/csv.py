@@ -58,6 +58,11 @@ def _files(spec: TaskSpec, path: Path) -> dict[str, Path]:
     return files
 
 
+def first_file(spec: TaskSpec, path: Path) -> Path:
+    """The file that the training split is read from."""
+    return _files(spec, path)["train"]
+
+
 def _in_folder(spec: TaskSpec, split: str, there: list[str], path: Path) -> str | None:
     if getattr(spec, split):
         return which(spec, split, there, str(path))

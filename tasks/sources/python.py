@@ -16,11 +16,12 @@ import numpy as np
 from tasks import store
 from tasks.base import SPLITS, TaskError
 from tasks.images import ImageError, is_picture, of_array
-from tasks.samples import MapSamples, Samples, content, parted, same
+from tasks.samples import MapSamples, Samples, content, parted, same, unparted
 from tasks.sources import NAMES, Opening, kept, reader
+from tasks.sources.data_module import Later, is_data_module, module_splits
 from tasks.sources.text import Texts, token_source
 from tasks.splits import Source
-from tasks.tree import Tree, count, leaves, stacked, taken
+from tasks.tree import Tree, count, filled, leaves, stacked, taken
 from tasks.user_code import guarded, ticking
 
 BLOCK = 64  # samples read and written at a time
@@ -44,6 +45,8 @@ def open_source(opening: Opening, data: Any, name: str, folder: Path | None, cod
 
 def _values(opening: Opening, data: Any, name: str, folder: Path | None) -> dict[str, Any]:
     """Split -> what the user's code gives for it; splits for which it gives None are left out."""
+    if is_data_module(data):
+        return module_splits(opening, data, name, folder)
     if not callable(data) or hasattr(data, "__getitem__"):
         values = {"train": data} if not _is_splits(data) else dict(data)
     elif _takes_split(data):
@@ -51,6 +54,8 @@ def _values(opening: Opening, data: Any, name: str, folder: Path | None) -> dict
     else:
         with guarded("data", f"calling {name}()", folder), ticking(opening.progress, f"{name}()"):
             given = data()
+        if is_data_module(given):
+            return module_splits(opening, given, name, folder)
         values = dict(given) if _is_splits(given) else {"train": given}
     found = {split: values[word] for split in SPLITS for word in NAMES[split] if values.get(word) is not None}
     if "train" not in found:
@@ -82,10 +87,10 @@ def read_split(opening: Opening, split: str, value: Any, source: Source, folder:
     Map-style datasets, lists of samples, DataLoaders, `(inputs, targets)` and mappings of arrays, tf.data, iterables.
     """
     what = f"{source.name}({split!r})"
-    value, collate = _loader(value)
+    value, collate = _loader(value.open() if isinstance(value, Later) else value)
     if _is_dataset(value):
         samples = MapSamples(value, what, folder, collate)
-        samples.convert = Pictures(opening, source).one
+        samples.convert, samples.part = Pictures(opening, source).one, _part(opening)
         if not len(samples):
             raise TaskError(f"{what}: has no samples", "data")
         return _of_dataset(opening, split, samples, source, code)
@@ -149,17 +154,17 @@ def _even(samples: MapSamples) -> bool:
     shapes = set()
     for start in np.linspace(0, max(0, len(samples) - 4), 4).astype(int):
         pair = samples.take(np.arange(start, min(start + 4, len(samples))))
-        shapes.add(tuple(leaf.shape[1:] for _, leaf in leaves(pair) if leaf is not None))
+        shapes.add(tuple(leaf.shape[1:] for _, leaf in filled(pair)))
     return len(shapes) == 1
 
 
 def _fits(opening: Opening, samples: MapSamples) -> bool:
     pair = samples.take(np.arange(1))
-    return store.fits(opening.home, len(samples) * sum(leaf.nbytes for _, leaf in leaves(pair) if leaf is not None))
+    return store.fits(opening.home, len(samples) * sum(leaf.nbytes for _, leaf in filled(pair)))
 
 
 def _of_arrays(opening: Opening, split: str, value: Any, source: Source, what: str) -> Samples:
-    inputs, targets = parted(value, what)
+    inputs, targets = _part(opening)(value, what)
     pair = inputs if targets is None else (inputs, targets)
     size = count(pair, what)
     digest = hashlib.sha256()
@@ -181,15 +186,15 @@ def _of_iterable(
 ) -> Samples:
     """One pass over an iterable, kept; `value` may be a DataLoader or tf.data, whose elements are batches."""
     batched = hasattr(value, "collate_fn") or _tf_batched(value, opening)
-    iterator = iter(value)
-    first = list(itertools.islice(_elements(iterator, what, folder), LOOKED))
+    iterator, part = iter(value), _part(opening)
+    first = list(itertools.islice(_elements(iterator, what, folder, part), LOOKED))
     if not first:
         raise TaskError(f"{what}: gives no samples", "data")
     found = code
     if iterator is value:  # a generator: there is no second pass
         found += _digest(first)
     else:
-        again = list(itertools.islice(_elements(iter(value), what, folder), LOOKED))
+        again = list(itertools.islice(_elements(iter(value), what, folder, part), LOOKED))
         if _equal(first, again):
             found += _digest(first)
         elif split != "train":
@@ -198,7 +203,7 @@ def _of_iterable(
             source.notes.append(f"{what} shuffles or augments: one pass over it is kept and used in every epoch")
 
     def batches() -> Iterator[tuple[Tree, Tree | None]]:
-        elements = itertools.chain(first, _elements(iterator, what, folder))
+        elements = itertools.chain(first, _elements(iterator, what, folder, part))
         done, pictures = 0, Pictures(opening, source)
         for block in ([element] for element in elements) if batched else _blocks(elements):
             if batched:
@@ -211,6 +216,10 @@ def _of_iterable(
 
     key = _key(opening, split, found)
     return kept(opening, key, batches, source, what)
+
+
+def _part(opening: Opening) -> Callable[[Any, str], tuple[Tree, Tree | None]]:
+    return unparted if opening.wants.whole else parted
 
 
 def _tf_batched(value: Any, opening: Opening) -> bool:
@@ -226,14 +235,16 @@ def _tf_batched(value: Any, opening: Opening) -> bool:
     return bool(rank and spec.shape[0] is None)
 
 
-def _elements(iterator: Iterator[Any], what: str, folder: Path | None) -> Iterator[tuple[Tree, Tree | None]]:
+def _elements(
+    iterator: Iterator[Any], what: str, folder: Path | None, part: Callable[[Any, str], Any] = parted
+) -> Iterator[tuple[Tree, Tree | None]]:
     while True:
         with guarded("data", f"reading {what}", folder):
             try:
                 element = next(iterator)
             except StopIteration:
                 return
-        yield parted(element, what)
+        yield part(element, what)
 
 
 def _blocks(elements: Iterable[Any]) -> Iterator[list[Any]]:
@@ -250,16 +261,14 @@ def _joined(block: list[tuple[Tree, Tree | None]], what: str) -> tuple[Tree, Tre
 def _digest(elements: list[Any]) -> str:
     digest = hashlib.sha256()
     for element in elements:
-        for path, leaf in leaves(element):
-            digest.update(path.encode() + (b"" if leaf is None else content(leaf)))
+        for path, leaf in filled(element):
+            digest.update(path.encode() + content(leaf))
     return digest.hexdigest()[:16]
 
 
 def _equal(first: list[Any], again: list[Any]) -> bool:
-    a, b = list(leaves(tuple(first))), list(leaves(tuple(again)))
-    return len(a) == len(b) and all(
-        x[0] == y[0] and (x[1] is y[1] or same(x[1], y[1])) for x, y in zip(a, b, strict=True)
-    )
+    a, b = list(filled(tuple(first))), list(filled(tuple(again)))
+    return len(a) == len(b) and all(x[0] == y[0] and same(x[1], y[1]) for x, y in zip(a, b, strict=True))
 
 
 @dataclass(frozen=True)
@@ -292,7 +301,8 @@ def _texts(opening: Opening, values: Mapping[str, Any], name: str, folder: Path 
 
     def read(split: str) -> tuple[Texts, np.ndarray | None]:
         what = f"{name}({split!r})"
-        value, _ = _loader(values[split])
+        value = values[split]
+        value, _ = _loader(value.open() if isinstance(value, Later) else value)
         if isinstance(value, tuple | Mapping):
             pairs = [parted(value, what)]
         else:
