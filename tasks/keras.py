@@ -10,8 +10,8 @@ import numpy as np
 
 from tasks import keras_files, scorers  # keras_files first: it says which Keras TensorFlow shall use
 from tasks.address import nearest
-from tasks.assemble import Bench, instance, kind_of
 from tasks.base import Arrays, Metric, Port, Scorer, Serving, Task, TaskError
+from tasks.bench import Bench, instance, kind_of
 from tasks.own import Parts, takes_targets
 from tasks.ports import Form
 from tasks.sources import Wants

@@ -22,8 +22,8 @@ from torch import nn
 
 from tasks import weights
 from tasks.address import located
-from tasks.assemble import Bench, instance
 from tasks.base import ACCURACY, Metric, Scorer, Task, TaskError
+from tasks.bench import Bench, instance
 from tasks.describe import own_metric
 from tasks.lightning_scorer import LoggedScorer
 from tasks.lightning_steps import (
@@ -105,7 +105,7 @@ class LightningHalf(TorchHalf):
 
     def __init__(self, bench: Bench, subject: LightningSubject) -> None:
         super().__init__(bench.spec, subject, bench.parts, subject.notes)
-        self.lightning = subject
+        self.lightning, self.name, self.folder = subject, subject.name, bench.parts.folder or subject.folder
         self.notes = subject.notes
         self._template, self._losses = subject.module(), subject.module()
         self._lock = threading.RLock()
@@ -115,7 +115,7 @@ class LightningHalf(TorchHalf):
         """Run training_step once to learn which module is the network and what it is called with."""
         batch = tensors(whole(*pair))
         module = self._template
-        called = calls(module, batch, self.parts.folder)
+        called = calls(module, batch, self.folder)
         own = called.get("", 0)
         if own > 1:
             raise TaskError(
@@ -140,7 +140,7 @@ class LightningHalf(TorchHalf):
         module = copy.copy(self._template)
         with self._replaced(module, raise_called), quiet(module, {}):
             try:
-                with guarded("loss", "training_step()", self.parts.folder):
+                with guarded("loss", "training_step()", self.folder):
                     run_step(module.training_step, batch)
             except TaskError as error:
                 if isinstance(error.__cause__, CalledError):
@@ -183,7 +183,7 @@ class LightningHalf(TorchHalf):
         with (
             self._replaced(module, lambda *args, **kwargs: outputs),
             quiet(module, logged),
-            guarded(step, f"{name}()", self.parts.folder),
+            guarded(step, f"{name}()", self.folder),
         ):
             return run_step(getattr(module, name), batch)
 

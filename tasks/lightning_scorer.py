@@ -3,37 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
 from tasks.base import Arrays, Batch, Metric, TaskError
 from tasks.lightning_steps import hook, overridden, quiet, tensors
+from tasks.ports import Form
 from tasks.user_code import guarded
 
-if TYPE_CHECKING:
-    from tasks.lightning import LightningHalf
-
 STEPS = ("validation_step", "test_step")
+
+
+class Stepper(Protocol):
+    """The half of the task that runs the module's steps. `folder`: of the user's file."""
+
+    name: str
+    folder: Path | None
+
+    def fresh(self) -> Any:
+        """The module again: its metrics start empty."""
+        ...
+
+    def outputs(self) -> Form:
+        """Names of the network's outputs."""
+        ...
+
+    def step(self, name: str, outputs: Any, batch: Any, logged: dict[str, Any], module: Any) -> Any:
+        """Run a step with the network's outputs given."""
+        ...
 
 
 class LoggedScorer:
     """What validation_step (or test_step) logs: numbers as means over samples, metric objects computed at the end."""
 
-    def __init__(self, half: LightningHalf, metrics: Sequence[Metric]) -> None:
+    def __init__(self, half: Stepper, metrics: Sequence[Metric]) -> None:
         self.half, self.metrics = half, metrics
         self.module = half.fresh()
         self.name = next((name for name in STEPS if overridden(self.module, name)), "")
         if not self.name:
-            raise TaskError(
-                f"{half.lightning.name} has no validation_step() that could log {metrics[0].name!r}", "metric"
-            )
+            raise TaskError(f"{half.name} has no validation_step() that could log {metrics[0].name!r}", "metric")
         self.sums: dict[str, float] = {}
         self.seen: dict[str, int] = {}
         self.objects: dict[str, Any] = {}
         self.all_logged: set[str] = set()
-        hook(self.module, "on_validation_epoch_start", half.parts.folder)
+        hook(self.module, "on_validation_epoch_start", half.folder)
 
     def add(self, outputs: Arrays, batch: Batch) -> None:
         """See Scorer."""
@@ -50,7 +66,7 @@ class LoggedScorer:
             if hasattr(value, "compute"):
                 self.objects[name] = value
             else:
-                with guarded("metric", f"{self.name}() logs {name}", self.half.parts.folder):
+                with guarded("metric", f"{self.name}() logs {name}", self.half.folder):
                     self.sums[name] = self.sums.get(name, 0.0) + float(value) * weight
                 self.seen[name] = self.seen.get(name, 0) + weight
 
@@ -58,7 +74,7 @@ class LoggedScorer:
         """See Scorer."""
         logged: dict[str, Any] = {}
         with quiet(self.module, logged), torch.no_grad():
-            hook(self.module, "on_validation_epoch_end", self.half.parts.folder)
+            hook(self.module, "on_validation_epoch_end", self.half.folder)
         for name in logged:
             self.sums.pop(name, None)
         self._take(logged, 1)
@@ -66,7 +82,7 @@ class LoggedScorer:
 
     def _value(self, name: str) -> float:
         if name in self.objects:
-            with guarded("metric", f"computing {name}", self.half.parts.folder):
+            with guarded("metric", f"computing {name}", self.half.folder):
                 return float(self.objects[name].compute())
         if name not in self.sums:
             shown = ", ".join(sorted(self.all_logged)) or "nothing"

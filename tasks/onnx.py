@@ -16,8 +16,8 @@ import numpy as np
 
 from tasks import cache, scorers
 from tasks.address import nearest
-from tasks.assemble import Bench
 from tasks.base import AGREEMENT, Arrays, Metric, Port, Scorer, Serving, Task, TaskError
+from tasks.bench import Bench
 from tasks.images import ImageOptions
 from tasks.own import Parts
 from tasks.ports import Form

@@ -14,8 +14,8 @@ from torch import nn
 
 from tasks import weights
 from tasks.address import located
-from tasks.assemble import Bench, instance
 from tasks.base import Task, TaskError, TaskSpec
+from tasks.bench import Bench, instance
 from tasks.images import ImageOptions
 from tasks.sources import Wants
 from tasks.torch_half import TorchHalf

@@ -185,7 +185,7 @@ def test_a_task_of_ones_own_class(tmp_path: Path) -> None:
 def test_the_contract_suite_finds_a_broken_task(tmp_path: Path) -> None:
     task = load(own_cases.recommender(tmp_path), tmp_path / "cache", own_cases.quiet)
     task.info()
-    task.program("pytorch").loss = lambda *args: torch.zeros(3)  # type: ignore[method-assign]
+    task.program("pytorch").loss = lambda *args: torch.zeros(3)
     with pytest.raises(AssertionError, match=r"loss\(\) gives a tensor of shape \[3\]"):
         check_task(task)
 
