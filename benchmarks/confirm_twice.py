@@ -20,7 +20,8 @@ from search.storage.database import address
 from search.study import compose
 from search.study.config import Config
 from search.sweep import driver
-from search.sweep.confirm import Confirmation, Confirmed
+from search.sweep.confirm import Confirmation
+from search.sweep.confirmed import Confirmed
 from search.sweep.display import Display
 from search.sweep.sweep import Sweep, driver_lock
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from search.front.interval import mean_interval, student
 from search.study.config import Confirm
 from search.study.metrics import Metrics
-from search.sweep.confirm import Confirmed, candidates, front, mean_interval, reseeded
+from search.sweep.candidates import candidates, repeats, reseeded, seconds
+from search.sweep.confirmed import Confirmed, front
 from search.trial.record import TrialRecord
 from trainers.recipe import Recipe
 
@@ -105,3 +108,21 @@ def test_plain_data_and_back() -> None:
 
     one = front([point(0, (0.98, 0.99), (1.0, 1.1))], OBJECTIVES, Metrics())[0]
     assert Confirmed.from_dict(json.loads(json.dumps(one.to_dict()))) == one
+
+
+@pytest.mark.parametrize(
+    ("freedom", "t"), [(1, 12.7062), (2, 4.3027), (3, 3.1824), (4, 2.7764), (9, 2.2622), (99, 1.9842)]
+)
+def test_the_quantile_is_that_of_the_tables(freedom: int, t: float) -> None:
+    assert student(freedom) == pytest.approx(t, abs=5e-5)
+
+
+def test_a_recipe_that_trains_nothing_is_confirmed_by_one_file() -> None:
+    trained = record(0, 0.9, 1.0)
+    dense = replace(trained, recipe={"model": "lenet5", "quantization": {"scheme": "static_int8"}})
+    assert [recipe.seed for recipe in repeats(trained, Confirm(seeds=3))] == [1_000_000, 1_000_001, 1_000_002]
+    assert [recipe.seed for recipe in repeats(dense, Confirm(seeds=3))] == [1_000_000]
+
+
+def test_what_a_training_takes_leaves_out_what_only_a_trial_does() -> None:
+    assert seconds(replace(record(0, 0.9, 1.0), stages={"finetune": 5.0, "export": 1.0, "measure": 9.0})) == 6.0

@@ -14,7 +14,7 @@ import trainers.base
 from search.errors import SweepError
 from search.front import summary
 from search.storage.database import address
-from search.sweep.confirm import Confirmed
+from search.sweep.confirmed import Confirmed
 from search.sweep.recorder import Log
 from search.sweep.sweep import Sweep
 from search.tracking.tracking import Tracking

@@ -129,6 +129,11 @@ class Recipe:
         """Whether fine-tuning runs: after pruning or with a teacher; a dense or post-training recipe needs none."""
         return self.pruning.granularity != "none" or self.distillation.kind != "none"
 
+    @property
+    def seeded(self) -> bool:
+        """Whether the seed changes the file: where nothing is trained, every seed gives the same."""
+        return self.trains or self.quantization.scheme.startswith("qat") or self.quantization.clusters > 0
+
     def canonical(self) -> Recipe:
         """The same recipe with every setting that has no effect at its default, so that equal work compares equal."""
         pruning, distillation, tuning = self.pruning, self.distillation, self.finetuning

@@ -20,14 +20,14 @@ class Summary:
     """`trials`: Tracking.trials, with the columns `on_front` and `knee` (bool) judged from the values themselves.
 
     Where a trial was confirmed its metrics are the confirmed means with `NAME_low` and `NAME_high`, what the search
-    had found is in `search/NAME`, and the task's `test_NAME` are there; the front is then the confirmed one.
+    had found is in `search/NAME`, and the task's `test_NAME` are there; the front is then the confirmed one, and the
+    column `unconfirmed` (bool) tells the members of the search's front that confirmation left out and did not beat.
 
     `metrics`: what the names mean, as recorded with the sweep. `objectives`: metric names, the first is drawn upwards.
     `hypervolume`: columns number, end_ms, hypervolume; up to the reference point that the sweep recorded, or else the
     worst value of each objective (`recorded` is then False: such volumes cannot be compared between sweeps).
-    `nearest`: number of the trial that misses the constraints least, when none meets them. `unconfirmed`: trials of
-    the search's front that confirmation left out. `earlier`: name and hypervolume of the sweep before, if it had the
-    same objectives and a reference is recorded.
+    `nearest`: number of the trial that misses the constraints least, when none meets them. `earlier`: name and
+    hypervolume of the sweep before, if it had the same objectives and a reference is recorded.
     """
 
     study: str
@@ -39,13 +39,19 @@ class Summary:
     hypervolume: pd.DataFrame
     recorded: bool
     nearest: int | None
-    unconfirmed: int = 0
     earlier: tuple[str, pd.DataFrame] | None = None
 
     @property
     def front(self) -> pd.DataFrame:
         """The front's rows, the best in the first objective first."""
-        rows = self.trials[self.trials["on_front"]]
+        return self._sorted(self.trials[self.trials["on_front"]])
+
+    @property
+    def unconfirmed(self) -> pd.DataFrame:
+        """The rows of the search's front that confirmation left out, the best in the first objective first."""
+        return self._sorted(self.trials[self.trials["unconfirmed"]])
+
+    def _sorted(self, rows: pd.DataFrame) -> pd.DataFrame:
         return rows.sort_values(self.objectives[0], ascending=self.metrics.minimized(self.objectives[0]))
 
     @property
@@ -67,7 +73,7 @@ class Summary:
     @property
     def confirmed(self) -> pd.DataFrame:
         """The rows whose recipes were trained again with fresh seeds."""
-        return self.trials[self.trials["confirmed"] != ""]
+        return self.trials[self.trials["confirmed"].isin(("front", "behind"))]
 
     def counts(self) -> dict[str, int]:
         """Trials by what came of them; a trial is counted once under complete, infeasible or failed."""
@@ -111,22 +117,29 @@ def summarize(tracking: Tracking, sweep: str) -> Summary:
     objectives = about["objectives"] or [n for n in (*metrics.quality, "latency_ms", "size_bytes") if n in trials]
     trials = trials.assign(**{name: np.nan for name in objectives if name not in trials})
     directions = metrics.directions(objectives)
-    judged = _judged(trials, objectives)
-    curve = _curve(trials, objectives, directions, about["reference"] or _worst(judged, directions))
-    earlier = _earlier(tracking, sweep, objectives, directions, about["reference"], trials)
+    promised = _promised(trials)
+    judged = _judged(promised, objectives)
+    curve = _curve(promised, objectives, directions, about["reference"] or _worst(judged, directions))
+    earlier = _earlier(tracking, sweep, objectives, directions, about["reference"], promised)
     raw = pareto.front(judged, directions)
-    trials = _confirm(trials)
-    again = (trials["confirmed"] != "").to_numpy()
+    trials = _confirmed(trials)
+    again = trials["confirmed"].isin(("front", "behind")).to_numpy()
     member = (trials["confirmed"] == "front").to_numpy() if again.any() else raw
-    trials["on_front"] = member
+    left_out = raw & (trials["confirmed"] == "").to_numpy() if again.any() else np.zeros(len(trials), dtype=bool)
     values = trials[objectives].to_numpy(dtype=float)
+    trials["on_front"] = member
+    trials["unconfirmed"] = _unbeaten(left_out, member, values, directions)
     trials["knee"] = trials.index == pareto.knee(np.where(member[:, None], values, np.nan), directions)
     nearest = None if member.any() else _nearest(trials[again] if again.any() else trials)
-    left_out = int((raw & ~again).sum()) if again.any() else 0
     recorded = about["reference"] is not None
-    return Summary(
-        tracking.study, sweep, about, metrics, objectives, trials, curve, recorded, nearest, left_out, earlier
-    )
+    return Summary(tracking.study, sweep, about, metrics, objectives, trials, curve, recorded, nearest, earlier)
+
+
+def _unbeaten(rows: np.ndarray, members: np.ndarray, values: np.ndarray, directions: list[str]) -> np.ndarray:
+    """bool [trials]: those of `rows` that no member dominates."""
+    costs = pareto.costs(values, directions)
+    beaten = np.array([bool((costs[members] <= own).all(axis=1).any()) for own in costs], dtype=bool)
+    return np.asarray(rows & ~beaten, dtype=bool)
 
 
 def _judged(trials: pd.DataFrame, objectives: list[str]) -> np.ndarray:
@@ -159,7 +172,7 @@ def _earlier(
     about = tracking.about(before[-1])
     if about["objectives"] != objectives or about["metrics"].directions(objectives) != directions:
         return None
-    old = tracking.trials(before[-1])
+    old = _promised(tracking.trials(before[-1]))
     if any(name not in old for name in (*objectives, "state", "feasible")):
         return None
     if "latency_ms" in objectives:
@@ -170,14 +183,15 @@ def _earlier(
     return before[-1], _curve(old, objectives, directions, reference)
 
 
-def _confirm(trials: pd.DataFrame) -> pd.DataFrame:
-    """The confirmed figures in place of the search's, which move to `search/NAME`; feasible is what they say."""
+def _promised(trials: pd.DataFrame) -> pd.DataFrame:
+    """The trials with what the search had found of each, whatever confirmation said later."""
+    was = {str(n): str(n).removeprefix("search/") for n in trials.filter(regex="^search/")}
+    return trials.assign(**{own: trials[name].fillna(trials.get(own, np.nan)) for name, own in was.items()})
+
+
+def _confirmed(trials: pd.DataFrame) -> pd.DataFrame:
+    """The trials; of those that were confirmed, feasible is what the confirmed figures say."""
     again = (trials["confirmed"] != "").to_numpy()
-    found = {name: str(name).removeprefix("confirmed/") for name in trials.filter(regex="^confirmed/")}
-    promised = {f"search/{own}": trials[own].where(again) for own in found.values() if own in trials}
-    taken = {own: trials[name].where(again, trials.get(own, np.nan)) for name, own in found.items()}
-    new = pd.DataFrame(promised | taken, index=trials.index)
-    trials = pd.concat([trials.drop(columns=[*found, *new.columns.intersection(trials.columns)]), new], axis=1)
     missed = _violations(trials)
     return trials.assign(feasible=np.where(again, (missed <= 0).all(axis=1), trials["feasible"]).astype(bool))
 
@@ -207,11 +221,11 @@ def _nearest(trials: pd.DataFrame) -> int | None:
 
 def _violations(trials: pd.DataFrame) -> np.ndarray:
     """float64 [trials, constraints]: how far each is beyond each constraint, kept where <= 0."""
-    values: np.ndarray = trials[_limits(trials)].to_numpy(dtype=float)
+    values: np.ndarray = trials[limits(trials)].to_numpy(dtype=float)
     return values
 
 
-def _limits(trials: pd.DataFrame) -> list[str]:
+def limits(trials: pd.DataFrame) -> list[str]:
     """The columns that say how far trials are beyond a constraint: `violation/METRIC at most VALUE`."""
     return [n for n in map(str, trials) if n.startswith("violation/") and not n.endswith(("_low", "_high"))]
 
@@ -220,60 +234,3 @@ def interval(row: pd.Series, name: str) -> tuple[float, float] | None:
     """(low, high) of the row's metric where it was measured with an interval."""
     low, high = row.get(f"{name}_low", np.nan), row.get(f"{name}_high", np.nan)
     return None if pd.isna(low) or pd.isna(high) else (float(low), float(high))
-
-
-def said(metrics: Metrics, row: pd.Series, name: str) -> str:
-    """The row's metric as people read it, with its interval once it is confirmed; `–` when it was not measured."""
-    shown = metrics[name]
-    if name not in row or pd.isna(row[name]):
-        return "–"
-    ends = interval(row, name) if row.get("confirmed") else None
-    half = max(ends[1] - row[name], row[name] - ends[0]) * shown.scale if ends else 0.0
-    text = shown.text(float(row[name]))
-    number, gap, unit = text.partition(" ")
-    spread = f"{half:,.{shown.digits}f}"
-    return f"{number} ± {spread}{gap}{unit}" if float(spread.replace(",", "")) else text
-
-
-def times(row: pd.Series, name: str) -> str:
-    """How many times smaller the value is than the dense model's, from its measured ratio: `4.2 ×`."""
-    ratio = row.get(name, np.nan)
-    return "–" if pd.isna(ratio) or ratio <= 0 else f"{1 / ratio:.1f} ×" if ratio > 0.1 else f"{1 / ratio:.0f} ×"
-
-
-def than_dense(row: pd.Series) -> str:
-    """`2.1 × faster, 4.2 × smaller` than the dense model, of what was measured; within 5 % counts as equal."""
-    parts = []
-    for name, better, worse, equal in (
-        ("latency_ratio", "faster", "slower", "as fast"),
-        ("size_ratio", "smaller", "larger", "as large"),
-    ):
-        ratio = float(row.get(name, np.nan))
-        if ratio > 0:
-            times_said = f"{max(ratio, 1 / ratio):.{1 if ratio > 0.1 else 0}f} × {better if ratio < 1 else worse}"
-            parts.append(equal if 0.95 < ratio < 1.05 else times_said)
-    return ", ".join(parts)
-
-
-def shrunk(summary: Summary) -> str:
-    """`validation accuracy 99.01 % in the search, 98.87 % confirmed`, in the mean over the confirmed trials."""
-    found = [(summary.metrics[name], was, now) for name, (was, now) in shrinkage(summary).items()]
-    return "; ".join(f"{m.phrase} {m.text(was)} in the search, {m.text(now)} confirmed" for m, was, now in found)
-
-
-def nothing_feasible(summary: Summary) -> str:
-    """That no trial meets the constraints, and which one misses them least and by how much."""
-    metrics, again = summary.metrics, " with fresh seeds" if len(summary.confirmed) else ""
-    found = summary.trials[summary.trials["number"] == summary.nearest]
-    if found.empty:
-        return f"No trial meets the constraints{again}."
-    row = found.iloc[0]
-    missed = [name.removeprefix("violation/").partition(" ") for name in _limits(summary.trials) if row[name] > 0]
-    figures = ", ".join(f"{metrics[n].phrase} {said(metrics, row, n)}, asked: {rule}" for n, _, rule in missed)
-    return f"No trial meets the constraints{again}; nearest is trial {row['number']}, {row['words']}: {figures}."
-
-
-def unconfirmed(summary: Summary) -> str:
-    """How much of the search's front was left out of the confirmation."""
-    trials = "trial" if summary.unconfirmed == 1 else "trials"
-    return f"{summary.unconfirmed} more {trials} of the search's front left unconfirmed (study.confirm.candidates)."

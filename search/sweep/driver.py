@@ -14,7 +14,8 @@ from search.executors.base import Event, Executor, Work, run_all
 from search.executors.start import start
 from search.signals import Stop
 from search.study.config import Config
-from search.sweep.confirm import Confirmation, Confirmed
+from search.sweep.confirm import Confirmation
+from search.sweep.confirmed import Confirmed
 from search.sweep.describe import ask
 from search.sweep.display import Display
 from search.sweep.heartbeat import Heartbeat

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from search.front import publish
 from search.study.config import Config, Study
 from search.study.metrics import Metrics
-from search.sweep.confirm import Confirmed
+from search.sweep.confirmed import Confirmed
 from search.sweep.sweep import Sweep
 from search.tracking import writer
 from search.tracking.tracking import Tracking

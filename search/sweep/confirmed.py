@@ -1,0 +1,104 @@
+"""What confirmation found of a trial's recipe: means over fresh trainings with intervals, and the front of those."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from search.front import pareto
+from search.front.interval import Interval, mean_interval
+from search.study.constraint import Constraint
+from search.study.metrics import Metrics
+from search.trial.measure import latencies
+from search.trial.record import TrialRecord, spelt
+from search.trial.results import Baseline, Exported, Judged
+
+
+@dataclass(frozen=True)
+class Confirmed:
+    """A trial's recipe after `seeds` fresh trainings.
+
+    `metrics`: name -> (mean, low, high), the 95 % interval of the mean over seeds; `test_NAME` of the task's metrics
+    among them, and `violation/CONSTRAINT`, feasible where the mean is <= 0.
+    `artifacts`: the exported files, one per seed; `chosen` is the one whose first metric on validation is the median,
+    to be deployed.
+    """
+
+    number: int
+    words: str
+    seeds: int
+    metrics: dict[str, Interval]
+    artifacts: tuple[str, ...]
+    chosen: str
+    feasible: bool
+    on_front: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested plain values, as JSON takes them."""
+        return asdict(self)
+
+    @staticmethod
+    def from_dict(values: dict[str, Any]) -> Confirmed:
+        """What `to_dict` gave, or its JSON, -> Confirmed."""
+        metrics = {name: (m[0], m[1], m[2]) for name, m in values["metrics"].items()}
+        return Confirmed(**(values | {"metrics": metrics, "artifacts": tuple(values["artifacts"])}))
+
+
+def summarize(
+    limits: Sequence[Constraint],
+    metrics: Metrics,
+    record: TrialRecord,
+    baseline: Baseline,
+    built: Sequence[Exported],
+    judged: Judged,
+) -> Confirmed:
+    """One candidate's means and intervals from its trainings and their measurements.
+
+    `judged`: of the baseline's file, then of those that were built, one per seed.
+    """
+    columns: dict[str, list[float]] = {}
+    for each, test, timed in zip(built, judged.metrics[1:], judged.latencies[1:], strict=True):
+        row = each.figures(baseline, metrics) | latencies(timed, baseline.latency_ms)
+        row |= {f"test_{name}": value for name, value in test.items()}
+        row |= metrics.drops(test, judged.metrics[0], prefix="test_")
+        for name, value in row.items():
+            columns.setdefault(name, []).append(value)
+    steps = metrics.steps(baseline.samples, judged.samples)
+    found = {name: mean_interval(values, steps.get(name, 0.0)) for name, values in columns.items()}
+    for name in [n for n in columns if f"{n}_low" in columns]:
+        # What one measurement does not know, three that happen to agree do not know either.
+        mean, low, high = found[name]
+        measured_low, measured_high = (float(np.mean(columns[f"{name}_{end}"])) for end in ("low", "high"))
+        found[name] = mean, min(low, measured_low), max(high, measured_high)
+    found = {name: m for name, m in found.items() if not name.endswith(("_low", "_high"))}
+    missed = {f"violation/{spelt(str(limit))}": _violation(limit, found[limit.metric]) for limit in limits}
+    sign = -1 if metrics.minimized(metrics.first) else 1
+    middle = sorted(built, key=lambda b: sign * b.metrics[metrics.first])[len(built) // 2]
+    return Confirmed(
+        number=record.number,
+        words=record.words,
+        seeds=len(built),
+        metrics=found | missed,
+        artifacts=tuple(str(b.artifact.path) for b in built),
+        chosen=str(middle.artifact.path),
+        feasible=all(mean <= 0 for mean, _, _ in missed.values()),
+        on_front=False,
+    )
+
+
+def _violation(limit: Constraint, interval: Interval) -> Interval:
+    """How far the metric's mean is beyond the limit, and the ends of that."""
+    mean, *ends = map(limit.violation, interval)
+    return mean, min(ends), max(ends)
+
+
+def front(points: Sequence[Confirmed], objectives: Sequence[str], metrics: Metrics) -> list[Confirmed]:
+    """The points with `on_front` set: feasible and displaced by no feasible one beyond the intervals."""
+    rows = [i for i, p in enumerate(points) if p.feasible]
+    ends = np.array([[points[i].metrics[name] for name in objectives] for i in rows]).reshape(-1, len(objectives), 3)
+    kept = pareto.noise_front(ends[:, :, 1], ends[:, :, 2], metrics.directions(objectives))
+    members = {i for i, on_front in zip(rows, kept, strict=True) if on_front}
+    return [replace(p, on_front=i in members) for i, p in enumerate(points)]
