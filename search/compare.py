@@ -12,7 +12,7 @@ from search import terminal
 from search.command import UsageError, command, needs_study, settings
 from search.front import summary as summaries
 from search.front.comparison import Comparison, compare
-from search.front.summary import said
+from search.front.wording import said
 
 HELP = """\
 Compare the fronts of two sweeps of a study.

@@ -15,7 +15,8 @@ import pandas as pd
 from runtimes.base import LAYOUTS
 from search.command import UsageError, command, needs_study, settings
 from search.front import summary as summaries
-from search.front.summary import Summary, said
+from search.front.summary import Summary
+from search.front.wording import said
 from search.study.constraint import Constraint
 from search.tracking import registry
 from search.tracking.uri import store_uri

@@ -13,7 +13,7 @@ from search import terminal
 from search.command import UsageError, command, needs_study, settings
 from search.front.publish import files, write
 from search.front.summary import Summary, read
-from search.front.tables import below, figures, markdown, table
+from search.front.tables import figures, listing, markdown
 
 HELP = """\
 The front of a study's sweep, from what was recorded.
@@ -31,7 +31,6 @@ The front of a study's sweep, from what was recorded.
 """
 FORMATS = ("table", "csv", "json", "html", "md")
 _KEYS = {"study": "", "sweep": "", "format": "", "rows": "front", "out": "", "root": "mlruns"}
-_WIDTH = 160  # columns when the output is no terminal
 
 
 def say(root: Path, study: str, sweep: str | None = None, console: Console | None = None) -> None:
@@ -41,9 +40,7 @@ def say(root: Path, study: str, sweep: str | None = None, console: Console | Non
     if not (made.picture.exists() and made.page.exists()):
         made = write(root, summary)
     console = console or terminal.console()
-    console.print(table(summary))
-    for line in below(summary):
-        console.print(line, soft_wrap=True)
+    listing(summary).show(console)
     console.print(f"Picture  {made.picture}\nReport   {made.page}\nMLflow   python -m search.ui", soft_wrap=True)
 
 
@@ -69,9 +66,9 @@ def rendered(summary: Summary, form: str, rows: str) -> str:
 
         return page.page(summary)
     if form == "md":
-        return markdown(summary, most=len(summary.front)) + "\n"
+        return markdown(summary) + "\n"
     text = io.StringIO()
-    Console(width=_WIDTH, highlight=False, file=text).print(table(summary), *below(summary), sep="\n")
+    listing(summary).show(terminal.console(text))
     return text.getvalue()
 
 

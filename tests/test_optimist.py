@@ -12,7 +12,7 @@ import pytest
 
 import trainers.base
 from search.errors import SweepError
-from search.front import summary
+from search.front import summary, wording
 from search.storage.database import address
 from search.sweep.confirmed import Confirmed
 from search.sweep.recorder import Log
@@ -65,7 +65,7 @@ def test_other_seeds_confirm_the_same_candidates_anew_and_feasibility_is_judged_
     found = summary.read(root, "lucky")
     assert found.front.empty
     assert found.nearest == 1
-    said = summary.nothing_feasible(found)
+    said = wording.nothing_feasible(found)
     assert "No trial meets the constraints with fresh seeds; nearest is trial 1, half the weights removed" in said
     assert said.endswith("asked: at most -0.02.")
     again = searched(config(root, **bound, confirm={**RAW["confirm"], "first_seed": 2_000_000}))
@@ -102,7 +102,7 @@ def test_five_failures_at_the_start_stop_the_study(
 
     monkeypatch.setattr(planted, "compress", fails)
     space = {"model": "lenet300", "pruning": {"granularity": "unstructured", "sparsity": {"low": 0.1, "high": 0.9}}}
-    with pytest.raises(SweepError, match=r"first 5 trials all failed(?s:.)*the loss is NaN with .* of weights removed"):
+    with pytest.raises(SweepError, match=r"first 5 trials all failed(?s:.)*NaN with .. % of weights removed"):
         searched(config(root, recipe=space, references={}, budget={"trials": 9}))
 
 

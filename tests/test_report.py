@@ -1,10 +1,12 @@
 """The report says what was recorded: table, exports, picture, page and the command line."""
 
 import json
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import replace
 from io import StringIO
+from itertools import pairwise
 from pathlib import Path
 
 import matplotlib.image
@@ -14,8 +16,11 @@ from mlflow.tracking import MlflowClient
 from rich.console import Console
 
 from search import report
-from search.front import insight, page, pareto, plots, publish
-from search.front.summary import Summary, read, said, than_dense
+from search.front import insight, page, pareto, plots, publish, tables
+from search.front.listing import Listing
+from search.front.summary import Summary, read
+from search.front.wording import said, than_dense
+from search.tracking import confirmed
 from search.tracking.tracking import Tracking
 from search.tracking.uri import TrackingError
 from search.trial.record import TrialRecord
@@ -54,7 +59,7 @@ def _again(root: Path, number: int, on_front: bool, off: float) -> dict[str, obj
     means |= {"accuracy": was["accuracy"] - off, "test_accuracy": was["accuracy"] - 2 * off}
     metrics = {name: (mean, 0.999 * mean, 1.001 * mean) for name, mean in means.items()}
     chosen = str(root / "model.onnx")
-    return {"number": number, "metrics": metrics, "on_front": on_front, "chosen": chosen}
+    return {"number": number, "metrics": metrics, "on_front": on_front, "chosen": chosen, "seeds": 3}
 
 
 def expected_front() -> list[int]:
@@ -68,12 +73,17 @@ def expected_front() -> list[int]:
 def test_what_the_search_had_promised_stands_beside_and_what_was_left_out_is_said(root: Path) -> None:
     summary = read(root, "confirmed")
     raw = set(expected_front())
-    assert summary.unconfirmed == len(raw - {1, 2, 3}) > 0
+    left_out = summary.unconfirmed["number"].tolist()
+    assert set(left_out) <= raw - {1, 2, 3}
+    assert len(left_out) > 1
     said_of = report.rendered(summary, "md", "front")
-    assert f"{summary.unconfirmed} more trials of the search's front left unconfirmed" in said_of
+    assert f"○ {len(left_out)} trials are on the search's front but not confirmed" in said_of
+    assert "python -m search.run study=confirmed study.confirm.candidates=null" in said_of
+    hollow = [line.split("|")[2].strip() for line in said_of.splitlines() if line.startswith("| ○")]
+    assert hollow == [str(number) for number in left_out]
     head, row = (next(x for x in said_of.splitlines() if x.startswith(start)).split("|") for start in ("|  |", "| ◆"))
     promised = row[head.index(" in search ")].strip()
-    assert promised == f"{100 * record(int(row[-2])).metrics['accuracy']:.2f} %"
+    assert promised == f"{100 * record(int(row[2])).metrics['accuracy']:.2f} %"
 
 
 def test_the_summary_judges_the_recorded_values(root: Path) -> None:
@@ -122,16 +132,16 @@ def printed(root: Path, study: str) -> str:
 
 def test_the_table_names_recipes_figures_and_ratios_and_marks_the_knee(root: Path) -> None:
     text = printed(root, "two")
-    rows = [line for line in text.splitlines() if line.startswith("│")]
     summary = read(root, "two")
-    assert len(rows) == len(summary.front)
+    lines = text.splitlines()
+    rows = lines[lines.index(next(line for line in lines if line.startswith("─"))) + 1 :][: len(summary.front)]
     for row, (_, trial) in zip(rows, summary.front.iterrows(), strict=True):
-        cells = [cell.strip() for cell in row.strip("│").split("│")]
         name = f" ({trial['reference']})" if trial["reference"] else ""
-        assert cells[1] == trial["words"] + name
-        assert cells[2:4] == [f"{100 * trial['accuracy']:.2f} %", f"{trial['latency_ms']:.4f} ms"]
-        assert cells[4] == f"{1 / trial['latency_ratio']:.1f} ×"
-        assert (cells[0] == "◆") == bool(trial["knee"])
+        cells = re.split(r"\s{2,}", row[2:].strip())
+        assert cells[:3] == [str(trial["number"]), trial["words"] + name, f"{100 * trial['accuracy']:.2f} %"]
+        assert cells[3].startswith(f"{trial['latency_ms']:.4f} ms")
+        assert cells[4] == f"{1 / trial['latency_ratio']:.1f}×"
+        assert row.startswith("◆") == bool(trial["knee"])
     assert re.search(r"2 of \d+ trials break a constraint, 1 failed", text)
     assert str(root / "reports/two-001/report.html") in text
     assert "python -m search.ui" in text
@@ -156,8 +166,8 @@ def test_confirmed_figures_replace_the_search_s_and_stand_beside_them(root: Path
 
 def test_ratios_are_said_the_right_way_round() -> None:
     row = pd.Series({"latency_ratio": 0.4, "size_ratio": 0.05})
-    assert than_dense(row) == "2.5 × faster, 20 × smaller"
-    assert than_dense(pd.Series({"latency_ratio": 1.25, "size_ratio": 0.99})) == "1.2 × slower, as large"
+    assert than_dense(row) == "2.5× faster, 20× smaller"
+    assert than_dense(pd.Series({"latency_ratio": 1.25, "size_ratio": 0.99})) == "1.2× slower, as large"
     assert than_dense(pd.Series({"accuracy": 0.9})) == ""
 
 
@@ -321,3 +331,72 @@ def test_what_is_not_recorded_is_said_and_nothing_is_created(
     with pytest.raises(TrackingError, match="two has no sweep 'two-002'; recorded are: two-001"):
         read(root, "two", "two-002")
     assert run(capsys, "--help")[:2] == (0, report.HELP)
+
+
+def test_a_copy_of_a_confirmed_trial_shows_what_was_confirmed(root: Path) -> None:
+    summary = read(root, "confirmed")
+    copy, original = (summary.trials[summary.trials["number"] == n].iloc[0] for n in (12, 3))
+    assert copy["accuracy"] == original["accuracy"] < copy["search/accuracy"]
+    assert (copy["confirmed"], original["confirmed"]) == ("copy", "front")
+    assert not copy["on_front"]
+    assert not copy["unconfirmed"]
+    assert 12 not in summary.confirmed["number"].tolist()
+
+
+def test_the_record_says_of_every_trial_what_the_report_says(root: Path) -> None:
+    """One truth: MLflow's own table and charts read the same figures under the same names."""
+    summary, client = read(root, "confirmed"), MlflowClient(Tracking(root, "confirmed").uri)
+    for _, row in summary.complete.iterrows():
+        run = client.get_run(row["run_id"])
+        for name in summary.objectives:
+            assert run.data.metrics[name] == row[name]
+        assert run.data.metrics["on_front"] == float(row["on_front"])
+        assert ("fresh trainings" in run.data.tags.get("mlflow.note.content", "")) == bool(row["confirmed"])
+
+
+def test_what_is_no_longer_confirmed_gets_the_searchs_figures_back() -> None:
+    before = {"accuracy": 0.99, "latency_ms": 1.0, "latency_ms_low": 0.9, "latency_ms_high": 1.1, "seconds/train": 3.0}
+    point = {"metrics": {"accuracy": (0.98, 0.97, 0.99), "latency_ms": (1.2, 1.1, 1.3), "test_accuracy": (0.9, 0.8, 1)}}
+    after = before | confirmed.figures(before, point)
+    assert (after["accuracy"], after["search/accuracy"], after["latency_ms_low"]) == (0.98, 0.99, 1.1)
+    again = after | confirmed.figures(after, {"metrics": {"accuracy": (0.97, 0.96, 0.98)}})
+    assert (again["accuracy"], again["search/accuracy"]) == (0.97, 0.99)
+    assert "search/accuracy_low" not in again
+    back = after | confirmed.figures(after, None)
+    assert {name: back[name] for name in before} == before
+    assert math.isnan(back["test_accuracy"])
+    assert math.isnan(back["accuracy_low"])
+
+
+WIDTHS = [40, 60, 80, 100, 120, 200]
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("study", ["two", "confirmed"])
+def test_the_table_fits_its_terminal_and_cuts_nothing(root: Path, study: str, width: int) -> None:
+    made = tables.listing(read(root, study))
+    lines = [line.plain for line in made.lines(width)]
+    assert max(map(len, lines)) <= width
+    shown, _ = made.fitted(width)
+    assert "Accuracy" in [column.head for column in shown]
+    text = "\n".join(lines)
+    for row, (trial, words) in enumerate(zip(made.trials, made.recipes, strict=True)):
+        line = next(line for line in lines if re.match(rf"[◆○ ] +{trial} ", line))
+        assert line.startswith(made.marks[row] or " ")
+        for column in shown:
+            assert column.cells[row] in line
+        assert all(word in text for word in words.split())
+    assert "…" not in text
+
+
+def test_a_wider_terminal_shows_more_and_never_less(root: Path) -> None:
+    made = tables.listing(read(root, "confirmed"))
+    shown = [{column.head for column in made.fitted(width)[0]} for width in WIDTHS]
+    assert all(less <= more for less, more in pairwise(shown))
+    assert {"Accuracy", "Faster", "Smaller"} <= shown[1]
+    assert shown[-1] == {column.head for column in made.columns}
+
+
+def test_a_finished_sweep_keeps_its_table(root: Path) -> None:
+    made = tables.listing(read(root, "confirmed"))
+    assert Listing.from_dict(json.loads(json.dumps(made.to_dict()))) == made

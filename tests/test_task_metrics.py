@@ -27,7 +27,8 @@ from search.front.tables import figures, markdown
 from search.study.config import Confirm
 from search.study.constraint import Constraint
 from search.study.metrics import Metrics
-from search.sweep.confirm import Confirmed, candidates, front, summarize
+from search.sweep.candidates import candidates
+from search.sweep.confirmed import Confirmed, front, summarize
 from search.sweep.recorder import reference_point
 from search.trial.record import TrialRecord
 from search.trial.results import Baseline, Exported, Judged
@@ -200,7 +201,7 @@ def again(root: Path, name: str, record: TrialRecord) -> dict[str, Any]:
     means = {key: value for key, value in means.items() if not key.endswith(("_low", "_high"))}
     ends = {key: (value, value - 0.001 * abs(value), value + 0.001 * abs(value)) for key, value in means.items()}
     ends[name] = (means[name], means[name] - 0.001, means[name] + 0.001)
-    return {"number": record.number, "metrics": ends, "on_front": True, "chosen": str(root / "model.onnx")}
+    return {"number": record.number, "metrics": ends, "on_front": True, "chosen": str(root / "model.onnx"), "seeds": 3}
 
 
 @pytest.fixture(scope="module")

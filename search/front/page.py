@@ -11,8 +11,10 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from search.front import insight, plots
-from search.front.summary import Summary, interval, nothing_feasible, said, shrunk, than_dense, times, unconfirmed
+from search.front.summary import Summary, interval
+from search.front.wording import nothing_feasible, said, shrunk, than_dense, unconfirmed
 from search.study.metrics import Metrics
+from search.study.phrases import times
 
 _STYLE = """
 :root { color-scheme: light; --ink: #222; --soft: #5c5c5c; --line: #dcdcdc; --band: #f6f7f9; --mark: #0072b2; }
@@ -170,7 +172,7 @@ def _confirmed(summary: Summary) -> Iterator[str]:
         return
     yield "<h2>Confirmed with fresh seeds</h2>"
     said_in_words = f"In the mean over {len(rows)} candidates: {shrunk(summary)}."
-    left_out = f" {unconfirmed(summary)}" if summary.unconfirmed else ""
+    left_out = f" {unconfirmed(summary)}".rstrip()
     yield f"<p>{escape(said_in_words)} The test split was read here for the first time.{escape(left_out)}</p>"
     yield "<div class=scroll><table><thead><tr><th scope=col>#</th><th scope=col>Recipe</th>"
     names = [name for name in (*metrics.test, *summary.objectives) if name in rows]

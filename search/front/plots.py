@@ -14,7 +14,8 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from search.front import pareto
-from search.front.summary import Summary, interval, said
+from search.front.summary import Summary, interval
+from search.front.wording import said
 from search.study.metrics import Metrics
 from search.trial.record import colour
 

@@ -2,48 +2,82 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import pandas as pd
-from rich.markup import escape
-from rich.table import Table
 
-from search.front.summary import Summary, nothing_feasible, said, shrunk, than_dense, times, unconfirmed
+from search.front.listing import KNEE, UNCONFIRMED, Column, Listing
+from search.front.summary import Summary
+from search.front.wording import nothing_feasible, result, said, shrunk, unconfirmed
+from search.study import phrases
 from search.study.metrics import lowered
 
+# What is known of a trial besides the task's own metrics -> the head of its column and its rank (see listing.Column).
+_COLUMNS = {
+    "latency_ratio": ("Faster", 1),
+    "size_ratio": ("Smaller", 2),
+    "latency_ms": ("", 21),
+    "size_bytes": ("Size", 22),
+}
 
-def table(summary: Summary) -> Table:
-    """The front for a terminal, the knee marked."""
+
+def listing(summary: Summary) -> Listing:
+    """The front for a terminal: its members with the knee marked, and those that were not confirmed."""
     counts = summary.counts()
-    title = f"{summary.study}: {counts['front']} of {counts['trials']} trials are on the Pareto front ({summary.sweep})"
-    made = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
-    made.add_column("")
-    made.add_column("Recipe", min_width=28, overflow="fold")
+    members = f"{counts['front']} of {counts['trials']} trials are on the Pareto front"
+    rows = rows_of(summary)
     names = [name for name in _shown(summary) if name in summary.trials]
-    for name in names:
-        made.add_column(_head(summary, name), justify="right", no_wrap=True)
-    made.add_column("Trial", justify="right")
-    for _, row in summary.front.iterrows():
-        words = escape(str(row["words"])) + (f" [dim]({escape(row['reference'])})[/dim]" if row["reference"] else "")
-        cells = _cells(summary, row, names)
-        made.add_row("◆" if row["knee"] else "", words, *cells, str(row["number"]), style="bold" if row["knee"] else "")
-    return made
+    return Listing(
+        title=f"{summary.study}: {members} (sweep {summary.sweep})",
+        marks=tuple(mark(row) for _, row in rows.iterrows()),
+        trials=tuple(str(row["number"]) for _, row in rows.iterrows()),
+        recipes=tuple(_named(row) for _, row in rows.iterrows()),
+        columns=tuple(
+            Column(_head(summary, n), tuple(_cell(summary, row, n) for _, row in rows.iterrows()), _rank(summary, n))
+            for n in names
+        ),
+        below=tuple(below(summary)),
+    )
+
+
+def rows_of(summary: Summary) -> pd.DataFrame:
+    """What a table of the front lists: its members and, after them, those of the search's that were not confirmed."""
+    return pd.concat([summary.front, summary.unconfirmed]) if len(summary.unconfirmed) else summary.front
+
+
+def mark(row: pd.Series) -> str:
+    """◆ the knee, ○ not confirmed."""
+    return KNEE if row["knee"] else UNCONFIRMED if row["unconfirmed"] else ""
+
+
+def _named(row: pd.Series) -> str:
+    return str(row["words"]) + (f" ({row['reference']})" if row["reference"] else "")
 
 
 def _head(summary: Summary, name: str) -> str:
     if name.startswith("search/"):
         return "in search"  # it stands beside what it is of
-    short = {"latency_ratio": "× faster", "size_ratio": "× smaller", "size_bytes": "Size"}
-    return short.get(name) or summary.metrics.short(name)
+    return _COLUMNS.get(name, ("", 0))[0] or summary.metrics.short(name)
 
 
-def _cells(summary: Summary, row: pd.Series, names: Sequence[str]) -> list[str]:
-    ratios = ("latency_ratio", "size_ratio")
-    return [times(row, name) if name in ratios else said(summary.metrics, row, name) for name in names]
+def _rank(summary: Summary, name: str) -> int:
+    """The task's own objective, then speed and size against the dense model, other objectives, the test split."""
+    metrics = summary.metrics
+    if name == metrics.first:
+        return 0
+    if name in _COLUMNS:
+        return _COLUMNS[name][1]
+    if name in summary.objectives:
+        return 3
+    if name == f"test_{metrics.first}":
+        return 20
+    return 30 if name.startswith("search/") else 31
+
+
+def _cell(summary: Summary, row: pd.Series, name: str) -> str:
+    return phrases.times(row, name) if name in phrases.RATIOS else said(summary.metrics, row, name)
 
 
 def _shown(summary: Summary) -> list[str]:
-    quality = [each for name in summary.metrics.quality for each in (f"test_{name}", name, f"search/{name}")]
+    quality = [each for name in summary.metrics.quality for each in (name, f"search/{name}", f"test_{name}")]
     usual = [*quality, "latency_ms", "latency_ratio", "size_bytes", "size_ratio"]
     return usual + [name for name in summary.objectives if name not in usual]
 
@@ -52,10 +86,14 @@ def below(summary: Summary) -> list[str]:
     """What stands below the table: the knee in words, what luck had added, what broke a constraint."""
     counts, lines = summary.counts(), []
     if summary.knee is not None:
-        lines.append(f"◆ the knee, the best compromise; against the dense model: {than_dense(summary.knee)}.")
+        lines.append(f"{KNEE} the best compromise (the knee): {result(summary, summary.knee)}.")
         lines.append(f"{_listed(summary)} on the validation split, which the search has seen.")
-        lines += [f"Confirmed with fresh seeds: {shrunk(summary)}."] if len(summary.confirmed) else []
-        lines += [unconfirmed(summary)] if summary.unconfirmed else []
+        lines.append(
+            f"± is the 95 % interval over fresh trainings. Confirmed with them: {shrunk(summary)}."
+            if len(summary.confirmed)
+            else "Not confirmed: figures of single trainings, of which a search picks the luckiest."
+        )
+        lines += [said for said in [unconfirmed(summary)] if said]
     elif counts["complete"]:
         lines.append(nothing_feasible(summary))
     else:
@@ -76,22 +114,25 @@ def _listed(summary: Summary) -> str:
 
 def figures(summary: Summary, rows: str = "front") -> pd.DataFrame:
     """The trials for other programs: plain numbers in base units; `rows`: front or all."""
-    chosen = summary.front if rows == "front" else summary.trials
-    first = ["number", "words", "knee", "on_front", "feasible", "state", "reference", "reason"]
+    chosen = rows_of(summary) if rows == "front" else summary.trials
+    first = ["number", "words", "knee", "on_front", "unconfirmed", "feasible", "state", "reference", "reason"]
     rest = [name for name in chosen if name not in first and not str(name).startswith(("epoch/", "seconds/"))]
     return chosen[[name for name in first if name in chosen] + rest].dropna(axis="columns", how="all")
 
 
-def markdown(summary: Summary, most: int = 15) -> str:
+def markdown(summary: Summary, most: int = 1000) -> str:
     """The front's table in Markdown, at most `most` rows: the description of sweep and study in MLflow."""
-    names = [name for name in _shown(summary) if name in summary.trials]
-    heads = ["", "Recipe", *(_head(summary, name) for name in names), "Trial"]
-    lines = [f"**{line}**" for line in (f"{summary.study}, sweep {summary.sweep}",)]
-    lines += ["", "| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
-    for _, row in summary.front.head(most).iterrows():
-        cells = _cells(summary, row, names)
-        words = str(row["words"]) + (f" ({row['reference']})" if row["reference"] else "")
-        lines.append("| " + " | ".join(["◆" if row["knee"] else "", words, *cells, str(row["number"])]) + " |")
-    if (left := len(summary.front) - most) > 0:
+    made, rows = listing(summary), list(rows_of(summary).index)
+    heads = ["", "Trial", "Recipe", *(column.head for column in made.columns)]
+    lines = [
+        f"**{summary.study}, sweep {summary.sweep}**",
+        "",
+        "| " + " | ".join(heads) + " |",
+        "|" + "---|" * len(heads),
+    ]
+    for row in range(min(most, len(rows))):
+        cells = [made.marks[row], made.trials[row], made.recipes[row], *(column.cells[row] for column in made.columns)]
+        lines.append("| " + " | ".join(cells) + " |")
+    if (left := len(rows) - most) > 0:
         lines.append(f"\n{left} more in front.csv.")
-    return "\n".join([*lines, "", *below(summary)])
+    return "\n".join([*lines, "", *(f"{sentence}\n" for sentence in made.below)]).rstrip()

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 from search.study.metrics import Metrics, Quantity
 
 NONE = "–"
+
+
+class Values(Protocol):
+    """Figures by name: a mapping, or a row of a table."""
+
+    def get(self, name: Any, /) -> Any:
+        """The named one, None or NaN without it."""
+        ...
+
+
 # Ratio to the dense model -> what a smaller, a larger and an equal one is called.
 RATIOS = {
     "latency_ratio": ("faster", "slower", "as fast"),
@@ -34,7 +44,7 @@ def spread(quantity: Quantity, value: float, half: float = 0.0) -> str:
     return f"{value * quantity.scale:,.{digits}f} ± {shown:,.{digits}f}{unit}"
 
 
-def figure(metrics: Metrics, values: Mapping[Any, Any], name: str, certain: bool = True) -> str:
+def figure(metrics: Metrics, values: Values, name: str, certain: bool = True) -> str:
     """The named figure of a trial, with its interval where `NAME_low` and `NAME_high` are there; `–` without a value.
 
     `certain`: show that interval.
@@ -47,7 +57,7 @@ def figure(metrics: Metrics, values: Mapping[Any, Any], name: str, certain: bool
     return spread(metrics[name], value, half)
 
 
-def times(values: Mapping[Any, Any], name: str) -> str:
+def times(values: Values, name: str) -> str:
     """How many times smaller a ratio says the value is than the dense model's: `4.2×`, `113×`."""
     ratio = _number(values.get(name))
     return NONE if ratio is None or ratio <= 0 else _factor(1 / ratio)
@@ -57,7 +67,7 @@ def _factor(factor: float) -> str:
     return f"{factor:.{1 if factor < 9.95 else 0}f}×"
 
 
-def than_dense(values: Mapping[Any, Any]) -> list[str]:
+def than_dense(values: Values) -> list[str]:
     """`["2.1× faster", "4.2× smaller"]` than the dense model, of what was measured; within 5 % counts as equal."""
     found = []
     for name, (better, worse, equal) in RATIOS.items():
@@ -68,7 +78,7 @@ def than_dense(values: Mapping[Any, Any]) -> list[str]:
     return found
 
 
-def result(metrics: Metrics, objectives: Sequence[str], values: Mapping[Any, Any], certain: bool = False) -> list[str]:
+def result(metrics: Metrics, objectives: Sequence[str], values: Values, certain: bool = False) -> list[str]:
     """What a trial came to: quality, then speed and size against the dense model, then the other objectives.
 
     `certain`: with intervals.

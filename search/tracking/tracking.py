@@ -8,7 +8,6 @@ under `ROOT/artifacts`. Everything can be logged again after a crash: what is th
 from __future__ import annotations
 
 import json
-import math
 import os
 import tempfile
 import time
@@ -20,6 +19,7 @@ from typing import Any
 import pandas as pd
 
 from search.study.metrics import KEY, Metrics
+from search.tracking import confirmed
 from search.tracking.uri import TrackingError, quiet, reaching, store_uri
 from search.trial.record import STATUSES, Outcome, TrialRecord, colour, read_row
 from tasks.base import TaskInfo
@@ -196,7 +196,7 @@ class Tracking:
                     logged.on_front = now
 
     def log_confirmed(self, sweep: str, points: Sequence[Mapping[str, Any]]) -> None:
-        """What confirmation found, as `Confirmed.to_dict` gives it, in place of the search's figures: one truth for all.
+        """What confirmation found, as `Confirmed.to_dict` gives it, in place of the search's figures.
 
         What the search had found moves to `search/NAME`. Trials with the same recipe share what is found of it. A trial
         that an earlier confirmation judged and this one did not gets the search's figures back. The sweep's run keeps
@@ -208,7 +208,7 @@ class Tracking:
                 number = int(run.data.tags["pare.trial"])
                 point = found.get(number) or found.get(int(run.data.tags.get("pare.duplicate_of", -1)))
                 if point is not None or run.data.tags.get("pare.confirmed"):
-                    self._replace(run, _confirmed_figures(run.data.metrics, point), _confirmed_tags(point, number))
+                    self._replace(run, confirmed.figures(run.data.metrics, point), confirmed.tags(point, number))
                 if point is not None and point["number"] == number:
                     self._client.log_artifact(run.info.run_id, point["chosen"], "confirmed")
             if points:
@@ -321,31 +321,6 @@ class Tracking:
                 known = _Logged(run.info, scheme, end_ms, tags.get("pare.front") == "true")
                 self._logged[sweep][int(tags["pare.trial"])] = known
         return self._logged[sweep]
-
-
-def _confirmed_figures(known: Mapping[str, float], point: Mapping[str, Any] | None) -> dict[str, float]:
-    """A trial's figures once it is confirmed, with the search's as `search/NAME`; without a point the search's again."""
-    promised = {name: value for name, value in known.items() if name.startswith("search/")}
-    if point is None:
-        own = {name.removeprefix("search/"): value for name, value in promised.items()}
-        added = [n for n in known if n.startswith("test_") or n.removesuffix("_low").removesuffix("_high") in own]
-        return {name: math.nan for name in added if name not in own} | own
-    figures = {
-        f"{name}{end}": float(value)
-        for name, interval in point["metrics"].items()
-        for end, value in zip(("", "_low", "_high"), interval, strict=True)
-    }
-    return {f"search/{name}": known[name] for name in figures if name in known} | promised | figures
-
-
-def _confirmed_tags(point: Mapping[str, Any] | None, number: int) -> dict[str, str]:
-    if point is None:
-        return {"pare.confirmed": "", "mlflow.note.content": ""}
-    own = point["number"] == number
-    note = f"{'' if own else 'Same recipe as trial ' + str(point['number']) + '. '}Confirmed: the figures are means of "
-    note += f"fresh trainings ({point['seeds']}), with their 95 % intervals; `search/NAME` is what the search had found."
-    kind = ("front" if point["on_front"] else "behind") if own else "copy"
-    return {"pare.confirmed": kind, "mlflow.note.content": note}
 
 
 def _front_tags(scheme: str, on_front: bool) -> dict[str, str]:
