@@ -260,7 +260,7 @@ def test_two_sweeps_compare_the_same_and_the_better_one_is_better(root: Path) ->
 def test_table_page_and_figures_are_in_the_tasks_names(root: Path) -> None:
     summary = read(root, "error", "error-001")
     text = markdown(summary)
-    assert "| Test error | Error | in search |" in text
+    assert "| Error | in search | Test error |" in text
     assert "Error is on the validation split" in text
     assert "validation error" in text
     shown = page.page(summary)
