@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import nn
+
+Tensors = Mapping[str, torch.Tensor]
+SHIFT = 4  # pixels
 
 
 class Block(nn.Module):
@@ -42,3 +47,41 @@ class ResNet20(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """float [N, 3, 32, 32] -> logits [N, classes]."""
         return self.fc(self.flatten(self.pool(self.blocks(self.relu(self.bn(self.conv(images)))))))
+
+
+class Program:
+    """See `trainers.pytorch.program.TorchProgram`."""
+
+    def build(self, model: str) -> nn.Module:
+        """A new network; its start is torch's global generator's."""
+        assert model == "resnet20"
+        return ResNet20().eval()
+
+    def pretrained(self, model: str) -> bool:
+        """The networks are trained here."""
+        return False
+
+    def loss(
+        self, outputs: Tensors, inputs: Tensors, targets: torch.Tensor, label_smoothing: float = 0.0
+    ) -> torch.Tensor:
+        """Mean cross-entropy with the labels, int64 [B]."""
+        return nn.functional.cross_entropy(outputs["logits"], targets, label_smoothing=label_smoothing)
+
+    def keep(self, network: nn.Module) -> list[str]:
+        """The classifier keeps its width."""
+        return ["fc"]
+
+    def augment(self, inputs: Tensors, generator: torch.Generator) -> Tensors:
+        """Each image mirrored or not, and moved by up to 4 pixels in x and y over a grey border."""
+        images = inputs["input"]
+        count, _, height, width = images.shape
+        mirrored = torch.rand(count, generator=generator) < 0.5
+        images = torch.where(mirrored.to(images.device)[:, None, None, None], images.flip(3), images)
+        padded = nn.functional.pad(images, (SHIFT,) * 4)
+        right, down = torch.randint(0, 2 * SHIFT + 1, (2, count), generator=generator).to(images.device)
+        rows = (down[:, None] + torch.arange(height, device=images.device))[:, None, :, None]
+        columns = (right[:, None] + torch.arange(width, device=images.device))[:, None, None, :]
+        sample = torch.arange(count, device=images.device)[:, None, None, None]
+        channel = torch.arange(images.shape[1], device=images.device)[None, :, None, None]
+        moved = padded[sample, channel, rows, columns]
+        return {"input": moved.contiguous(memory_format=torch.channels_last)}
