@@ -10,6 +10,7 @@ import numpy as np
 
 import runtimes.base
 from runtimes.base import Artifact, Session
+from runtimes.ports import fitted
 from tasks.base import Arrays, Dataset, Port, Task
 from trainers.base import Compressed
 
@@ -41,7 +42,7 @@ def score(
     for rows in chunks(data, info.inputs):
         pause()
         batch = data.batch(rows)
-        outputs = run(session, batch.inputs, info.inputs, info.outputs, artifact)
+        outputs = run(session, batch.inputs, info.inputs, info.outputs)
         scorer.add(outputs, batch)
         for name, found in first.items():
             if rows[0] < kept:
@@ -58,39 +59,19 @@ def chunks(data: Dataset, inputs: Sequence[Port]) -> list[np.ndarray]:
     return [np.arange(start, min(start + size, len(data))) for start in range(0, len(data), size)]
 
 
-def run(
-    session: Session, inputs: Arrays, given: Sequence[Port], made: Sequence[Port], artifact: Artifact
-) -> dict[str, np.ndarray]:
-    """The file's outputs by the task's names, from inputs by the task's names and in the task's layout."""
-    fed = {there.name: placed(inputs[here.name], here, artifact) for here, there in pairs(given, session.inputs)}
-    outputs = session.run(fed)
-    return {here.name: back(outputs[there.name], here, artifact) for here, there in pairs(made, session.outputs)}
-
-
-def pairs(task: Sequence[Port], file: Sequence[Port]) -> list[tuple[Port, Port]]:
-    """(the task's port, the file's) by name where the file kept the names, else by position."""
-    by_name = {port.name: port for port in file}
-    if all(port.name in by_name for port in task):
-        return [(port, by_name[port.name]) for port in task]
-    if len(task) != len(file):
-        raise ValueError(
-            f"the file has {', '.join(by_name)}, the task {', '.join(port.name for port in task)}; export it again"
-        )
-    return list(zip(task, file, strict=True))
-
-
-def placed(array: np.ndarray, port: Port, artifact: Artifact) -> np.ndarray:
-    """The input as the file takes it: channels last where its format wants them so."""
-    if port.layout == "NCHW" and artifact.layout == "NHWC":
-        return np.ascontiguousarray(np.moveaxis(array, 1, -1))
-    return array
-
-
-def back(array: np.ndarray, port: Port, artifact: Artifact) -> np.ndarray:
-    """The output in the task's layout."""
-    if port.layout == "NCHW" and artifact.layout == "NHWC":
-        return np.moveaxis(array, -1, 1)
-    return array
+def run(session: Session, inputs: Arrays, given: Sequence[Port], made: Sequence[Port]) -> dict[str, np.ndarray]:
+    """The file's outputs by the task's names, from inputs by the task's names; both in the task's layout."""
+    outputs = session.run(fitted(session.inputs, inputs, given))
+    by_name = all(port.name in outputs for port in made)
+    found = [outputs[port.name] for port in made] if by_name else list(outputs.values())
+    if len(found) != len(made):
+        raise ValueError(f"the file gives {', '.join(outputs)}, the task {', '.join(port.name for port in made)}")
+    layouts = {port.name: port.layout for port in session.outputs}
+    there = [port.name for port in made] if by_name else list(outputs)
+    return {
+        port.name: np.moveaxis(array, -1, 1) if (port.layout, layouts[name]) == ("NCHW", "NHWC") else array
+        for port, name, array in zip(made, there, found, strict=True)
+    }
 
 
 def save_examples(task: Task, path: Path) -> Path:

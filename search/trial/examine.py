@@ -22,7 +22,7 @@ import trainers.base
 from runtimes import latency, quiet
 from runtimes.base import Artifact, format_of
 from search.study.config import Config
-from search.trial.evaluate import chunks, quality
+from search.trial.evaluate import chunks, quality, save_examples
 from search.trial.measure import latency_spec
 from search.trial.task import task_of
 from tasks.base import Batch, Dataset, Progress, Task, TaskError, TaskInfo
@@ -182,7 +182,8 @@ def _compress(config: Config, task: Task, info: TaskInfo, folder: Path, found: F
             return
     if found.recipes:
         found.quality |= {"metrics": found.recipes[0].get("metrics", {}), "rows": len(sample.data("validation"))}
-    _measure(config, runtime, files, found, progress)
+    examples = save_examples(sample, folder / "examples.npz")
+    _measure(config, runtime, files, examples, found, progress)
     _cost(config, info, dense, seconds, found)
 
 
@@ -234,11 +235,13 @@ def _judged(row: dict[str, Any], runtime: str, compressed: Compressed, sample: A
     return True
 
 
-def _measure(config: Config, runtime: str, files: list[Artifact], found: Findings, progress: Progress) -> None:
+def _measure(
+    config: Config, runtime: str, files: list[Artifact], examples: Path, found: Findings, progress: Progress
+) -> None:
     """Latency of every file beside the dense one, briefly."""
     progress("measure", 0.0)
     spec = replace(latency_spec(config.study), max_seconds=1.0, target_rel_ci=0.1)
-    results = _step(found, "latency", lambda: latency.measure_many(runtime, files, files[0], spec))
+    results = _step(found, "latency", lambda: latency.measure_many(runtime, files, files[0], spec, examples))
     for row in found.recipes:
         if results and "file" in row:
             result = results[row.pop("file")]

@@ -67,7 +67,9 @@ def _time(
     """The baseline with its file measured."""
     progress("measure", 0.0)
     runtime = config.study.runtime_of(spec.trainer)
-    measured = latency.measure(runtime, baseline.artifact, baseline.artifact, latency_spec(config.study))
+    measured = latency.measure(
+        runtime, baseline.artifact, baseline.artifact, latency_spec(config.study), baseline.examples
+    )
     return replace(
         baseline,
         latency_ms=measured.latency_ms,
@@ -96,7 +98,9 @@ def _measure(
         with timed(stages, "measure"):
             progress("measure", 0.0)
             runtime = config.study.runtime_of(recipe.trainer)
-            measured = latency.measure(runtime, built.artifact, baseline.artifact, latency_spec(config.study))
+            measured = latency.measure(
+                runtime, built.artifact, baseline.artifact, latency_spec(config.study), baseline.examples
+            )
     same_hardware(measured.environment, baseline.environment)
     metrics = built.figures(baseline, Metrics.from_info(baseline.task)) | latencies(measured, baseline.latency_ms)
     environment = measured.environment | {"noisy": measured.noisy}
@@ -161,7 +165,7 @@ def _measure_all(
     """The same, and the latency of each file, all interleaved in one run."""
     progress("measure", 0.0)
     runtime = config.study.runtime_of(baseline.spec.trainer)
-    found = latency.measure_many(runtime, artifacts, baseline.artifact, latency_spec(config.study))
+    found = latency.measure_many(runtime, artifacts, baseline.artifact, latency_spec(config.study), baseline.examples)
     same_hardware(found[0].environment, baseline.environment)
     return replace(judged, latencies=found)
 
