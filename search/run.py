@@ -52,6 +52,10 @@ def carry_out(config: Config, stop: Stop | None = None) -> str:
         if metrics is None or config.executor.name == "ray":
             info = describe(config, config.root / "logs" / f"{config.study.name}-task.log")
             metrics = Metrics.from_info(info)
+        if config.executor.name == "ray":
+            from search.executors.ray.inputs import with_code
+
+            config = with_code(config)
         sweep = Sweep.open(
             config.study, url, config.fresh, named=config.sweep, hold=hold, recorded=recorded, metrics=metrics
         )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 from search.errors import SettingsError
 from search.study.config import Config
 from tasks import cache
-from tasks.base import TaskInfo
+from tasks.base import TaskInfo, code_digest
+from tasks.load import user_files
 from trainers.base import DenseSpec
 
 SPLITS = ("train", "validation")  # the test split travels when it is judged on, not before
@@ -29,6 +31,31 @@ def inputs(config: Config, info: TaskInfo | None) -> list[Path]:
     code = [config.folder] if config.folder.is_relative_to(config.root) else []
     dense = sorted((home / "dense").glob("[!.]*"))
     return [*places, *code, *(folder for folder in dense if _of_study(folder, config))]
+
+
+def with_code(config: Config) -> Config:
+    """The configuration with the user's files in a folder of the cache, which travels; raises SettingsError for a file
+    outside the study's folder.
+    """
+    files = user_files(config.task)
+    if not files:
+        return config
+    if outside := [file for file in files if not file.is_relative_to(config.folder)]:
+        raise SettingsError(
+            f"study.task: {outside[0]} lies outside {config.folder} and cannot be sent to a cluster; put it below that "
+            "folder and name it by its relative path"
+        )
+    key = {"files": [file.relative_to(config.folder).as_posix() for file in files], "digest": code_digest(files)}
+    folder = cache.entry(config.root / "cache", "code", key)
+
+    def copy(into: Path) -> None:
+        for file in files:
+            place = into / file.relative_to(config.folder)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, place)
+
+    cache.fill(folder, copy, key)
+    return config.model_copy(update={"folder": folder})
 
 
 def _of_study(folder: Path, config: Config) -> bool:
