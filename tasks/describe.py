@@ -15,7 +15,7 @@ from tasks.user_code import defined, files_of, trainers_in
 
 GROUP = "pare.tasks"
 # Name -> where its factory is; beside it MODELS, by trainer.
-BUILT_IN = {"mnist": "tasks.mnist.task:Mnist"}
+BUILT_IN = {"mnist": "tasks.mnist.task:Mnist", "cifar10": "tasks.cifar10.task:Cifar10"}
 
 
 def is_plain(spec: TaskSpec) -> bool:
@@ -95,7 +95,7 @@ def _built_in_models(spec: TaskSpec) -> Mapping[str, tuple[str, ...]] | None:
 def metrics_of(spec: TaskSpec) -> tuple[Metric, ...] | None:
     """The task's metrics, its objective first; None where only a worker can tell."""
     if spec.name and not is_plain(spec):
-        return (ACCURACY,) if spec.name == "mnist" else None
+        return (ACCURACY,) if spec.name in BUILT_IN else None
     found = addresses(spec)
     model, name = found["model"], found.get("name")
     metric = found.get("metric")

@@ -16,6 +16,7 @@ from functools import cached_property
 from search.errors import SettingsError
 from search.study.constraint import Constraint
 from tasks.base import ACCURACY, Metric, TaskInfo, TaskSpec
+from tasks.load import metrics_of
 
 KEY = "pare.metrics"  # tag of a sweep's run in MLflow, attribute of its Optuna study
 
@@ -92,8 +93,8 @@ class Metrics:
     @staticmethod
     def of(spec: TaskSpec) -> Metrics | None:
         """Of a task that a study names, where that alone says its metrics; None where only a worker can tell."""
-        classifies = spec.name == "mnist" or (not spec.name and spec.data.startswith("imagefolder:"))
-        return Metrics() if classifies and not spec.metric else None
+        known = metrics_of(spec)
+        return None if known is None else Metrics(known)
 
     @staticmethod
     def from_info(info: TaskInfo) -> Metrics:
