@@ -37,10 +37,11 @@ def default_folder() -> Path:
 
 
 @contextmanager
-def training(folder: Path | None = None) -> Iterator[Callable[[], None]]:
+def training(folder: Path | None = None) -> Iterator[Callable[..., None]]:
     """Hold the room shared while training; yields `pause`, to be called before each batch.
 
-    `pause()` returns at once (about 1 µs) or, when a measurement waits, once it has ended.
+    `pause()` returns at once (about 1 µs) or, when a measurement waits, once it has ended. `pause(leaving)` calls
+    `leaving()` before it lets the measurement in: threads that work beside the training finish in it.
     """
     with _opened(folder, "turnstile") as turnstile, _opened(folder, "room") as room:
 
@@ -49,10 +50,12 @@ def training(folder: Path | None = None) -> Iterator[Callable[[], None]]:
             fcntl.flock(room, fcntl.LOCK_SH)
             fcntl.flock(turnstile, fcntl.LOCK_UN)
 
-        def pause() -> None:
+        def pause(leaving: Callable[[], object] | None = None) -> None:
             try:
                 fcntl.flock(turnstile, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
+                if leaving is not None:
+                    leaving()
                 fcntl.flock(room, fcntl.LOCK_UN)
                 enter()
             else:

@@ -120,7 +120,7 @@ def test_one_shot_masks_are_the_smallest_magnitudes_by_hand() -> None:
 def test_channels_are_narrowed_as_the_contract_says(name: str, sparsity: float) -> None:
     model = Program().build(name)
     dense = [layer.weight.shape[0] for layer in models.prunable(model).values()]
-    narrowing = prune.ChannelPruning(model, Pruning("channel", sparsity, "one_shot"), EXAMPLE)
+    narrowing = prune.ChannelPruning(model, Pruning("channel", sparsity, "one_shot"), (EXAMPLE,))
     replaced = narrowing.before_step(0, 10)
     wanted = [narrowed(width, sparsity) for width in dense[:-1]]
     assert [layer.weight.shape[0] for layer in models.prunable(model).values()] == [*wanted, 10]
@@ -131,7 +131,7 @@ def test_channels_are_narrowed_as_the_contract_says(name: str, sparsity: float) 
 
 def test_gradual_channel_pruning_narrows_in_a_few_steps() -> None:
     model = Program().build("lenet300")
-    narrowing = prune.ChannelPruning(model, Pruning("channel", 0.6, "gradual"), EXAMPLE)
+    narrowing = prune.ChannelPruning(model, Pruning("channel", 0.6, "gradual"), (EXAMPLE,))
     replaced = [step for step in range(100) if narrowing.before_step(step, 100)]
     assert replaced == [20, 40, 60]
     assert narrowing.finish() == pytest.approx(1 - (narrowed(300, 0.6) + narrowed(100, 0.6)) / 400)
@@ -146,7 +146,7 @@ def test_removing_dead_channels_changes_nothing_the_network_says() -> None:
             dead = torch.arange(layer.weight.shape[0]) % 2 == 1
             layer.weight[dead], layer.bias[dead] = 0.0, 0.0
         said = model(images)
-    prune.ChannelPruning(model, Pruning("channel", 0.4, "one_shot"), EXAMPLE).finish()
+    prune.ChannelPruning(model, Pruning("channel", 0.4, "one_shot"), (EXAMPLE,)).finish()
     # 0.4 of 20, 50 and 500 leave 12, 32 and 304: every live channel and some dead ones.
     assert [layer.weight.shape[0] for layer in models.prunable(model).values()] == [12, 32, 304, 10]
     torch.testing.assert_close(model(images), said, atol=1e-5, rtol=1e-5)
@@ -154,8 +154,8 @@ def test_removing_dead_channels_changes_nothing_the_network_says() -> None:
 
 def test_a_width_that_is_not_as_asked_for_ends_the_trial() -> None:
     model = Program().build("lenet300")
-    narrowing = prune.ChannelPruning(model, Pruning("channel", 0.2, "one_shot"), EXAMPLE)
-    prune.ChannelPruning(model, Pruning("channel", 0.8, "one_shot"), EXAMPLE).finish()
+    narrowing = prune.ChannelPruning(model, Pruning("channel", 0.2, "one_shot"), (EXAMPLE,))
+    prune.ChannelPruning(model, Pruning("channel", 0.8, "one_shot"), (EXAMPLE,)).finish()
     with pytest.raises(TrainingError, match=r"layer fc1 has 64 channels after pruning instead of 240"):
         narrowing.finish()
 
@@ -164,7 +164,7 @@ def test_batch_norm_is_estimated_anew_as_the_average_over_the_data() -> None:
     images = torch.randn(500, 1, 28, 28) * 3 + 1
     model = Program().build("convnet")
     first = nn.Sequential(model.get_submodule("conv1")).eval()
-    prune.reestimate(model, images, batch_size=100)
+    prune.reestimate(model, [(batch,) for batch in images.split(100)])
     norm = model.get_submodule("bn1")
     with torch.no_grad():
         maps = first(images)

@@ -33,7 +33,7 @@ def network(name: str) -> nn.Module:
     """Random weights, and for batch norm statistics that are not the start's."""
     torch.manual_seed(1)
     model = Program().build(name)
-    prune.reestimate(model, images(200))
+    prune.reestimate(model, [(images(200),)])
     return model.eval()
 
 

@@ -21,7 +21,8 @@ from tasks.mnist.pytorch import Program
 from tasks.mnist.task import Mnist
 from trainers.base import Dense, DenseSpec, Job, Teacher
 from trainers.pytorch import export, models, prune, quantize, train
-from trainers.pytorch.distill import TrainingLoss
+from trainers.pytorch.course import open_course
+from trainers.pytorch.distill import Cached, TrainingLoss
 from trainers.pytorch.trainer import QAT_RATE, Trainer
 from trainers.recipe import Distillation, FineTuning, Pruning, Quantization, Recipe, RecipeError
 
@@ -71,25 +72,28 @@ def test_the_logits_are_what_the_saved_weights_say(task: Mnist, dense: Dense) ->
 def test_a_recipe_is_its_steps_by_hand(task: Mnist, dense: Dense, tmp_path: Path) -> None:
     made = Trainer().compress(EVERYTHING, dense, Teacher.of(dense), job(task, tmp_path))
 
-    work, tuning = job(task, tmp_path / "by_hand"), EVERYTHING.finetuning
+    work, tuning, ports = job(task, tmp_path / "by_hand"), EVERYTHING.finetuning, task.info().outputs
     assert dense.outputs is not None
-    resident = train.resident(task.dataset, torch.device("cpu"))
-    loss_of = TrainingLoss(resident.labels, EVERYTHING.distillation, torch.tensor(dense.outputs["logits"]))
     model = Program().build("lenet300")
     model.load_state_dict(safetensors.torch.load_file(dense.folder / "weights.safetensors"))
+    course = open_course(model, work, torch.device("cpu"), "")
+    loss_of = TrainingLoss(Program(), ports, EVERYTHING.distillation, Cached(dense.outputs, course.device))
     weights = {f"{name}.weight": layer.weight for name, layer in models.prunable(model).items()}
     held = prune.HeldMasks(model, prune.magnitude_masks(weights, 0.8))
     held.after_step()
     plan = train.Plan("fine-tune", 1, tuning.learning_rate, tuning.batch_size, EVERYTHING.seed)
-    train.fit(model.train(), resident, plan, work, loss_of, held)
-    prepared = quantize.prepare(model.eval(), resident.images[:1000])
+    train.fit(model.train(), course, plan, loss_of, held)
+    images = torch.from_numpy(normalized(task.dataset.train.images, "NCHW")).to(memory_format=torch.channels_last)
+    prepared = quantize.prepare(model.eval(), images[:1000])
     quantize.unfreeze(prepared)
     plan = replace(plan, stage="qat", learning_rate=QAT_RATE * tuning.learning_rate)
     masks = dict(zip(weights, held.masks, strict=True))
-    train.fit(prepared, resident, plan, work, loss_of, prune.HeldMasks(prepared, masks))
-    quantize.freeze(prepared, resident.images[:1000])
-    logits = train.predict(prepared, resident.validation_images).numpy()
-    export.export(quantize.convert(prepared), resident.images[:2], work.folder / "model.onnx", {})
+    train.fit(prepared, course, plan, loss_of, prune.HeldMasks(prepared, masks))
+    quantize.freeze(prepared, images[:1000])
+    validation = torch.from_numpy(normalized(task.dataset.validation.images, "NCHW"))
+    with torch.no_grad():
+        logits = prepared(validation.to(memory_format=torch.channels_last)).numpy()
+    export.export(quantize.convert(prepared), images[:2], work.folder / "model.onnx", {})
 
     assert np.array_equal(made.outputs["logits"], logits)
     described = export._described(onnx.load(made.file), {})

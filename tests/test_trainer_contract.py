@@ -83,7 +83,7 @@ def carry_out(recipe: Recipe, dense: Dense, teacher: Teacher | None, cached: Pat
             recipe.trainer,
             cached,
             Path(folder),
-            pause=lambda: pauses.append(1),
+            pause=lambda leaving=None: pauses.append(1),
             progress=lambda stage, fraction: progress.append((stage, fraction)),
         )
         compressed = in_use(recipe.trainer).compress(recipe, dense, teacher, watched)

@@ -50,11 +50,25 @@ class DenseSpec:
         return asdict(self)
 
 
+class Pause(Protocol):
+    """Asked before every batch: returns at once, or when a measurement on this host has ended.
+
+    `leaving` is called before a measurement is let in: whatever works beside the training finishes in it.
+    """
+
+    def __call__(self, leaving: Callable[[], object] | None = None) -> None:
+        """Wait where a measurement waits."""
+        ...
+
+
+def _no_pause(leaving: Callable[[], object] | None = None) -> None:
+    pass
+
+
 @dataclass(frozen=True)
 class Job:
     """What surrounds one piece of training: task, place, device, and whom to ask between batches.
 
-    `pause` is called before every batch: it returns at once, or when a measurement on this host has ended.
     `progress(stage, fraction)` is told how far the stage is, fraction in [0, 1]. `checkpoints`: where the state of a
     long training is kept until it has ended; the folder itself where there is none.
     """
@@ -64,7 +78,7 @@ class Job:
     format: str
     device: str = "auto"
     threads: int = 1
-    pause: Callable[[], None] = lambda: None
+    pause: Pause = _no_pause
     progress: Callable[[str, float], None] = lambda stage, fraction: None
     checkpoints: Path | None = None
 

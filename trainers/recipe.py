@@ -6,7 +6,7 @@ It can be printed, logged, hashed, sent to another machine and run again. No fra
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
 from tasks.base import digest_of
@@ -16,6 +16,7 @@ SCHEDULES = ("one_shot", "gradual")
 SCHEMES = ("none", "float16", "dynamic_int8", "static_int8", "qat_int8", "qat_int4")
 DISTILLATIONS = ("none", "soft", "hard")
 CLUSTERS = (0, 8, 16, 32)
+TRAINABLE = ("all", "norm_bias_head")
 # What is pruned and how it is quantized, in words.
 _PRUNED = {"unstructured": "weights", "block": "weight blocks", "channel": "channels"}
 _SCHEMES = {
@@ -27,9 +28,9 @@ _SCHEMES = {
 }
 
 
-def about(default: Any, text: str) -> Any:
-    """A field with its default and what `--help` says of it."""
-    return field(default=default, metadata={"about": text})
+def about(default: Any, text: str, later: bool = False) -> Any:
+    """A field with its default and what `--help` says of it. `later`: added since version 0.1; see Recipe.essence."""
+    return field(default=default, metadata={"about": text, "later": later})
 
 
 class RecipeError(ValueError):
@@ -98,18 +99,37 @@ class Distillation:
 
 @dataclass(frozen=True)
 class FineTuning:
-    """`epochs` after pruning or with distillation; `qat_epochs` with fake quantization. Adam, cosine with warm-up."""
+    """`epochs` after pruning or with distillation; `qat_epochs` with fake quantization. Adam, cosine with warm-up.
 
-    epochs: int = about(2, "passes over the training split after pruning, or with a teacher")
-    qat_epochs: int = about(1, "further passes with quantized weights, of a qat_ scheme")
+    Epochs may be a fraction: 0.25 is a complete schedule over a quarter of the training samples. `micro_batch`: the
+    gradients of so many samples at once are summed to those of a batch. `weight_decay` is AdamW's, of weight matrices
+    alone. `ema`: the model takes the moving average of its weights. `norm_bias_head` leaves all weights as they are but
+    those of norms, biases and the model's head.
+    """
+
+    epochs: float = about(2, "passes over the training split after pruning, or with a teacher; may be a fraction")
+    qat_epochs: float = about(1, "further passes with quantized weights, of a qat_ scheme; may be a fraction")
     learning_rate: float = about(1e-3, "Adam's largest step, cosine with warm-up")
     batch_size: int = about(128, "samples per training step")
+    micro_batch: int = about(0, "samples per forward pass, where memory is short; 0: a batch", later=True)
+    weight_decay: float = about(0.0, "how much weights shrink in every step: 0 to 1", later=True)
+    label_smoothing: float = about(0.0, "share of each target given to all classes: 0 to 0.9", later=True)
+    ema: float = about(0.0, "decay of a moving average of the weights, such as 0.999; 0: off", later=True)
+    trainable: str = about("all", "which parameters are trained: all, or norm_bias_head", later=True)
 
     def __post_init__(self) -> None:
+        for name in ("epochs", "qat_epochs"):  # 2.0 and 2 are one recipe, and have one digest
+            if isinstance(value := getattr(self, name), float) and value.is_integer():
+                object.__setattr__(self, name, int(value))
         _bound("finetuning.epochs", self.epochs, 0, 1000)
         _bound("finetuning.qat_epochs", self.qat_epochs, 0, 1000)
         _bound("finetuning.learning_rate", self.learning_rate, 1e-7, 10.0)
         _bound("finetuning.batch_size", self.batch_size, 1, 65536)
+        _bound("finetuning.micro_batch", self.micro_batch, 0, 65536)
+        _bound("finetuning.weight_decay", self.weight_decay, 0.0, 1.0)
+        _bound("finetuning.label_smoothing", self.label_smoothing, 0.0, 0.9)
+        _bound("finetuning.ema", self.ema, 0.0, 0.99999)
+        choice("finetuning.trainable", self.trainable, TRAINABLE)
 
 
 @dataclass(frozen=True)
@@ -160,6 +180,19 @@ class Recipe:
         """Nested plain values, as JSON takes them."""
         return asdict(self)
 
+    def essence(self) -> dict[str, Any]:
+        """As `to_dict`, without the later fields that have their default.
+
+        It is what version 0.1 wrote, so that a recipe's digest and its file stay what they were.
+        """
+        values = self.to_dict()
+        for part in fields(Recipe):
+            section = getattr(self, part.name)
+            for each in fields(section) if is_dataclass(section) else ():
+                if each.metadata.get("later") and getattr(section, each.name) == each.default:
+                    del values[part.name][each.name]
+        return values
+
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> Recipe:
         """Nested mapping -> Recipe; raises RecipeError naming the field for unknown keys and bad values."""
@@ -182,7 +215,7 @@ class Recipe:
 
     def digest(self) -> str:
         """First 16 hex digits of the sha256 of the canonical recipe."""
-        return digest_of(self.canonical().to_dict())
+        return digest_of(self.canonical().essence())
 
     def describe(self) -> str:
         """The recipe as people say it: `62 % of channels removed, QAT int8, temperature 4.1`."""

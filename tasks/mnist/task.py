@@ -26,6 +26,7 @@ class Pixels:
     """A split as the models take it: float32 [B, 1, 28, 28] normalized pixels, int64 [B] labels."""
 
     resident = True
+    shuffled = True
 
     def __init__(self, split: Split) -> None:
         self.split = split
@@ -85,6 +86,7 @@ class Mnist:
             code_digest=code_digest([Path(__file__).with_name(f"{trainer}.py") for trainer in MODELS]),
             places={split: f"data/{NAME}/{split}" for split in SPLITS},
             classes=CLASSES,
+            places={split: f"data/{NAME}/{split}" for split in SPLITS},
             counts={"train": len(self.dataset.train), "validation": len(self.dataset.validation), "test": 10_000},
         )
 

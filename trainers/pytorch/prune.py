@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch_pruning as tp
 from torch import nn
 
 from trainers.base import TrainingError, narrowed
+from trainers.pytorch.evaluate import evaluating
 from trainers.pytorch.models import prunable
-from trainers.pytorch.train import evaluating
 from trainers.recipe import Pruning
 
 RAMP = 0.6  # share of the steps during which `gradual` tightens; the rest only recovers
@@ -87,6 +88,9 @@ class HeldMasks:
             for weight, mask in zip(self.weights, self.masks, strict=True):
                 weight.mul_(mask)
 
+    def resume(self) -> None:
+        """The masks stay as they are."""
+
 
 class MaskedPruning:
     """A constraint that sets weights to zero, `unstructured` or `n_m`, at once or along the ramp."""
@@ -106,6 +110,11 @@ class MaskedPruning:
     def after_step(self) -> None:
         """Pruned weights are zero again."""
         self.held.after_step()
+
+    def resume(self) -> None:
+        """What is zero stays zero."""
+        masks = {name: (weight != 0).to(weight.dtype) for name, weight in self.weights.items()}
+        self.held = HeldMasks(self.model, masks)
 
     def finish(self) -> Masks:
         """The final masks, by parameter name; raises TrainingError when the sparsity is not what was asked for."""
@@ -130,7 +139,7 @@ class ChannelPruning:
     it: DepGraph, arXiv:2301.12900. The channels of the smallest L2 norm over their whole group go.
     """
 
-    def __init__(self, model: nn.Module, pruning: Pruning, example: torch.Tensor) -> None:
+    def __init__(self, model: nn.Module, pruning: Pruning, example: tuple[torch.Tensor, ...]) -> None:
         self.model, self.pruning, self.example = model, pruning, example
         self.dense = {name: layer.weight.shape[0] for name, layer in list(prunable(model).items())[:-1]}
         self.importance = tp.importance.GroupMagnitudeImportance(p=2)
@@ -142,6 +151,9 @@ class ChannelPruning:
 
     def after_step(self) -> None:
         """Removed channels cannot come back."""
+
+    def resume(self) -> None:
+        """Nothing is kept but the network itself."""
 
     def finish(self) -> float:
         """Share of the prunable layers' channels that is removed; TrainingError when a width is not as asked for."""
@@ -196,8 +208,8 @@ def _assert_reached(reached: float, wanted: float) -> None:
         raise TrainingError(f"pruning.sparsity: {wanted:.3f} was asked for and {reached:.3f} was reached")
 
 
-def reestimate(model: nn.Module, images: torch.Tensor, batch_size: int = 500) -> None:
-    """Batch norm's running mean and variance anew from `images` [N, 1, 28, 28], as plain averages over batches."""
+def reestimate(model: nn.Module, batches: Sequence[tuple[torch.Tensor, ...]]) -> None:
+    """Batch norm's running mean and variance anew from inputs by position, as plain averages over the batches."""
     norms = [layer for layer in model.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
     if not norms:
         return
@@ -207,7 +219,7 @@ def reestimate(model: nn.Module, images: torch.Tensor, batch_size: int = 500) ->
         norm.momentum = None  # torch's way to say: a plain average
     model.train()
     with torch.no_grad():
-        for batch in images.split(batch_size):
-            model(batch)
+        for inputs in batches:
+            model(*inputs)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum

@@ -1,29 +1,29 @@
-"""The training loop: the whole data set resident on the device, index batches, Adam, cosine with warm-up."""
+"""The training loop of any task: Adam, cosine with warm-up, mixed precision, whatever batches a Feed gives."""
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import math
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
-from torch import fx, nn
+from torch import nn
 
-from tasks.mnist.data import DataSet, Split, normalized
-from tasks.mnist.pytorch import shifted
-from trainers.base import Job, TrainingError
-from trainers.recipe import RecipeError
+from trainers.base import TrainingError
+from trainers.pytorch import device as devices
+from trainers.pytorch.average import MovingAverage
+from trainers.pytorch.checkpoint import State, network_state, restore_network
+from trainers.pytorch.course import Course
+from trainers.pytorch.data import DeviceBatch, shuffled
+from trainers.pytorch.distill import TrainingLoss
+from trainers.pytorch.evaluate import outputs_of
 
-DEVICES = ("auto", "cpu", "cuda")
 WARM_UP = 0.1  # of all steps
 WATCHED_EVERY = 25  # batches between two looks at the loss and two reports of progress
-EVALUATION_BATCH = 1000
-
-# (logits [B, classes] float32, indices [B] into the training split) -> scalar loss
-Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+WATCHED_S = 5.0  # or so many seconds, where batches are slow
 
 
 class Constraint(Protocol):
@@ -37,75 +37,31 @@ class Constraint(Protocol):
         """Undo what the optimizer did to pruned weights."""
         ...
 
+    def resume(self) -> None:
+        """Go on with the network as it is now, which a checkpoint has restored in place."""
+        ...
+
 
 @dataclass(frozen=True)
 class Plan:
-    """One stage of training. `augment`: shift every second batch by up to 1 pixel."""
+    """One stage of training. `epochs` may be a fraction: the schedule is complete in so many steps.
+
+    `micro_batch`: samples per forward pass where a batch is too large for the device, 0 for all at once. `average`: the
+    decay of a moving average of the weights, 0 for none.
+    """
 
     stage: str
-    epochs: int
+    epochs: float
     learning_rate: float
     batch_size: int
     seed: int
-    augment: bool = False
+    micro_batch: int = 0
+    weight_decay: float = 0.0
+    average: float = 0.0
 
-
-@dataclass(frozen=True)
-class Resident:
-    """A data set on the device: images float32 [N, 1, 28, 28] channels_last, labels int64 [N]."""
-
-    images: torch.Tensor
-    labels: torch.Tensor
-    validation_images: torch.Tensor
-    validation_labels: torch.Tensor
-
-    @property
-    def device(self) -> torch.device:
-        """Where the tensors lie."""
-        return self.images.device
-
-
-def device_of(name: str) -> torch.device:
-    """`auto` takes CUDA where there is one; RecipeError for an unknown or absent device."""
-    if name not in DEVICES:
-        raise RecipeError(f"device: {name!r} is not valid; choose from {', '.join(DEVICES)}")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise RecipeError("device: 'cuda' is asked for and torch finds no CUDA device; choose auto or cpu")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
-
-
-_kept: dict[tuple[str, str], Resident] = {}
-
-
-def resident(data: DataSet, device: torch.device) -> Resident:
-    """The data set as tensors on `device`; the last one is kept, because a worker serves many trials of one study."""
-    key = (data.digest, str(device))
-    if key not in _kept:
-        _kept.clear()
-        parts = [tensors(split, device) for split in (data.train, data.validation)]
-        _kept[key] = Resident(*parts[0], *parts[1])
-    return _kept[key]
-
-
-def tensors(split: Split, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Images float32 [N, 1, 28, 28] channels_last, labels int64 [N], on `device`."""
-    images = torch.from_numpy(normalized(split.images, "NCHW"))
-    return images.to(device, memory_format=torch.channels_last), torch.from_numpy(split.labels).to(device)
-
-
-@functools.cache
-def half_precision(device_type: str) -> torch.dtype | None:
-    """The 16-bit type that the device computes with faster than with float32, None when it has none."""
-    if device_type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return torch.bfloat16 if native else None
-
-
-def autocast(device: torch.device) -> torch.autocast:
-    """Mixed precision where it pays, otherwise nothing."""
-    dtype = half_precision(device.type)
-    return torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None)
+    def steps(self, samples: int) -> int:
+        """Optimizer steps in all: at least one, unless there are no epochs."""
+        return max(1, round(self.epochs * math.ceil(samples / self.batch_size))) if self.epochs else 0
 
 
 def learning_rate(step: int, steps: int, peak: float) -> float:
@@ -119,107 +75,190 @@ def learning_rate(step: int, steps: int, peak: float) -> float:
 class _Run:
     """One stage of training under way."""
 
-    def __init__(self, model: nn.Module, data: Resident, plan: Plan, loss_of: Loss, constraint: Constraint | None):
-        self.model, self.data, self.plan = model, data, plan
+    def __init__(
+        self, model: nn.Module, course: Course, plan: Plan, loss_of: TrainingLoss, constraint: Constraint | None
+    ) -> None:
+        self.model, self.course, self.plan = model, course, plan
         self.loss_of, self.constraint = loss_of, constraint
+        self.data = course.train
+        course.note(f"training data: {self.data.note}")
         self.shuffler = torch.Generator().manual_seed(plan.seed)
-        self.batches = math.ceil(len(data.labels) / plan.batch_size)
-        self.steps, self.step = plan.epochs * self.batches, 0
-        self.total = torch.zeros((), device=data.device)
-        self.optimizer = _adam(model)
-        kind = data.device.type
-        self.scaler = torch.amp.GradScaler(kind, enabled=half_precision(kind) is torch.float16)
+        self.batches = math.ceil(len(self.data) / plan.batch_size)
+        self.steps, self.step = plan.steps(len(self.data)), 0
+        self.total = torch.zeros((), device=course.device)
+        self.seen = 0
+        self.curves: list[dict[str, float]] = []
+        self.micro_batch = plan.micro_batch or plan.batch_size
+        self.average = MovingAverage(model, plan.average) if plan.average else None
+        self.optimizer = self._new_optimizer()
+        kind = course.device.type
+        self.scaler = torch.amp.GradScaler(kind, enabled=devices.half_precision(kind) is torch.float16)
+        self.watched = time.monotonic()
 
-    def order(self) -> tuple[torch.Tensor, ...]:
-        """The batches of one epoch, as indices into the training split."""
-        shuffled = torch.randperm(len(self.data.labels), generator=self.shuffler)
-        return shuffled.to(self.data.device).split(self.plan.batch_size)
+    def _new_optimizer(self) -> torch.optim.Optimizer:
+        own: Callable[[nn.Module, float], torch.optim.Optimizer] | None
+        own = getattr(self.loss_of.program, "optimizer", None)
+        made = own(self.model, self.plan.learning_rate) if own else _adam(self.model, self.plan)
+        for group in made.param_groups:
+            group["initial_lr"] = group["lr"]
+        return made
 
-    def train_on(self, chosen: torch.Tensor) -> None:
-        """One step on the training samples `chosen`, int64 [B]."""
+    def epoch(self) -> None:
+        """Train on the whole training split once, or on what is left of the last epoch; adds to the curves."""
+        first = self.step
+        order = shuffled(self.data, self.plan.batch_size, self.shuffler)[: self.steps - self.step]
+        self.total.zero_()
+        self.seen = 0
+        number = self.step // self.batches if self.loss_of.augments else None
+        for batch in self.data.batches(order, self.course.job, number):
+            self.train_on(batch)
+            late = time.monotonic() - self.watched > WATCHED_S
+            if self.step % WATCHED_EVERY == 0 or late:
+                self.watch()
+        self.watch()
+        loss = self.total.item() / self.seen
+        share = (self.step - first) / self.batches
+        with self.average.in_place() if self.average else contextlib.nullcontext():
+            metrics = self.course.evaluator.metrics(self.model, self.course.validation)
+        self.curves.append({"epochs": share, "loss": loss, **metrics})
+
+    def train_on(self, batch: DeviceBatch) -> None:
+        """One step; when the device has no room for it, in halves from there on."""
         if self.constraint is not None and self.constraint.before_step(self.step, self.steps):
-            self.optimizer = _adam(self.model)
+            self.optimizer = self._new_optimizer()
+            if self.average:
+                self.average.restart(self.model)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.step, self.steps, self.plan.learning_rate)
-        images = self.data.images[chosen]
-        if self.plan.augment and self.step % 2:
-            images = shifted(images, self.shuffler)
-        with autocast(self.data.device):
-            logits = self.model(images)
-        loss = self.loss_of(logits.float(), chosen)
-        self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()
+            group["lr"] = learning_rate(self.step, self.steps, group["initial_lr"])
+        batch = self._augmented(batch)
+        while (loss := self._gradients(batch)) is None:
+            self._halve()
         self.scaler.step(self.optimizer)
         self.scaler.update()
         if self.constraint is not None:
             self.constraint.after_step()
-        self.total += loss.detach() * len(chosen)
+        if self.average:
+            self.average.update()
+        self.total += loss * len(batch)
+        self.seen += len(batch)
         self.step += 1
 
-    def check(self) -> None:
-        """Raise TrainingError when the loss is no longer a number."""
+    def _augmented(self, batch: DeviceBatch) -> DeviceBatch:
+        program = self.loss_of.program
+        wanted: Callable[[str, int], bool] | None = getattr(program, "augments", None)
+        if not self.loss_of.augments or (wanted is not None and not wanted(self.plan.stage, self.step)):
+            return batch
+        return DeviceBatch(dict(program.augment(batch.inputs, self.shuffler)), batch.targets, batch.rows)
+
+    def _gradients(self, batch: DeviceBatch) -> torch.Tensor | None:
+        """The loss of the batch, its gradients in place; None when the device had no room for that."""
+        self.optimizer.zero_grad(set_to_none=True)
+        parts = batch.split(self.micro_batch)
+        total: torch.Tensor | None = None
+        try:
+            for part in parts:
+                with devices.autocast(self.course.device):
+                    outputs = outputs_of(self.model, part.inputs, self.course.info.inputs, self.course.info.outputs)
+                loss = self.loss_of(outputs, part)
+                if len(parts) > 1:
+                    loss = loss * (len(part) / len(batch))
+                self.scaler.scale(loss).backward()
+                total = loss.detach() if total is None else total + loss.detach()
+        except RuntimeError as error:
+            if not devices.is_out_of_memory(error):
+                raise
+            return None
+        return total
+
+    def _halve(self) -> None:
+        size = min(self.micro_batch, self.plan.batch_size)
+        if size == 1:
+            raise TrainingError(
+                f"{self.plan.stage}: the {self.course.device.type} has no room for one sample; free its memory, "
+                "run fewer workers, or take a smaller model"
+            )
+        self.micro_batch = math.ceil(size / 2)
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.course.device.type == "cuda":
+            torch.cuda.empty_cache()
+        said = f"{self.plan.stage}: out of memory, {self.micro_batch} samples at once instead of {size}"
+        self.course.note(said)
+        self.course.job.progress(said, self.step / self.steps)
+
+    def watch(self) -> None:
+        """Report progress; raise TrainingError when the loss is no longer a number."""
+        self.watched = time.monotonic()
         if not math.isfinite(self.total.item()):
             raise TrainingError(
                 f"the loss is NaN or infinite in {self.plan.stage}, step {self.step} of {self.steps}: "
                 f"lower learning_rate (it is {self.plan.learning_rate:g})"
             )
+        self.course.job.progress(self.plan.stage, self.step / self.steps)
+
+    def state(self) -> State:
+        """All that the rest of the stage depends on."""
+        random = [self.shuffler.get_state(), torch.get_rng_state()]
+        if self.course.device.type == "cuda":
+            random.append(torch.cuda.get_rng_state())
+        return {
+            **network_state(self.model),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "random": random,
+            "average": self.average.state() if self.average else None,
+            "step": self.step,
+            "micro_batch": self.micro_batch,
+            "curves": self.curves,
+        }
+
+    def restore(self, state: State) -> None:
+        """Go on where `state` was taken."""
+        restore_network(self.model, state)
+        self.optimizer = self._new_optimizer()
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        shuffler, general, *cuda = state["random"]
+        self.shuffler.set_state(shuffler)
+        torch.set_rng_state(general)
+        if cuda:
+            torch.cuda.set_rng_state(cuda[0])
+        if self.average and state["average"]:
+            self.average.restore(state["average"])
+        self.step, self.micro_batch, self.curves = state["step"], state["micro_batch"], state["curves"]
+        if self.constraint is not None:
+            self.constraint.resume()
 
 
 def fit(
-    model: nn.Module, data: Resident, plan: Plan, job: Job, loss_of: Loss, constraint: Constraint | None = None
+    model: nn.Module, course: Course, plan: Plan, loss_of: TrainingLoss, constraint: Constraint | None = None
 ) -> list[dict[str, float]]:
-    """Train `model` in place: loss and validation accuracy (fraction) per epoch. Raises TrainingError on a NaN loss.
+    """Train `model` in place: `epochs`, loss and the task's metrics on validation, one dict per epoch.
 
-    The caller sets training mode (captured programs refuse it). Deterministic in `plan.seed` on a CPU.
+    The caller sets training mode (captured programs refuse it). Deterministic in `plan.seed` on a CPU. A stage that
+    was cut off goes on from its last checkpoint. Raises TrainingError on a NaN loss.
     """
-    run = _Run(model, data, plan, loss_of, constraint)
-    curves = []
-    for _ in range(plan.epochs):
-        run.total.zero_()
-        for chosen in run.order():
-            job.pause()
-            run.train_on(chosen)
-            if run.step % WATCHED_EVERY == 0:
-                run.check()
-                job.progress(plan.stage, run.step / run.steps)
-        run.check()
-        job.progress(plan.stage, run.step / run.steps)
-        loss = run.total.item() / len(data.labels)
-        curves.append({"loss": loss, "accuracy": accuracy(model, data)})
-    return curves
+    run = _Run(model, course, plan, loss_of, constraint)
+    if (state := course.checkpoints.load(plan.stage)) is not None:
+        run.restore(state)
+        course.note(f"{plan.stage}: went on from step {run.step} of {run.steps}")
+    while run.step < run.steps:
+        run.epoch()
+        if course.checkpoints.due():
+            course.checkpoints.save(plan.stage, run.state())
+    if run.average:
+        run.average.keep()
+        if constraint is not None:
+            constraint.after_step()
+    return run.curves
 
 
-def _adam(model: nn.Module) -> torch.optim.Adam:
-    return torch.optim.Adam(model.parameters(), fused=True)
-
-
-def predict(model: nn.Module, images: torch.Tensor, job: Job | None = None, exact: bool = True) -> torch.Tensor:
-    """Logits float32 [N, classes] for `images`; in float32 when `exact`, else in the device's fast precision.
-
-    The model is used in the mode it is in; `job` is asked for a pause between batches.
-    """
-    found = []
-    for batch in images.split(EVALUATION_BATCH):
-        if job is not None:
-            job.pause()
-        with torch.no_grad(), contextlib.nullcontext() if exact else autocast(images.device):
-            found.append(model(batch).float())
-    return torch.cat(found)
-
-
-def accuracy(model: nn.Module, data: Resident) -> float:
-    """Fraction of the validation split that is predicted right, in the device's fast precision."""
-    with evaluating(model):
-        logits = predict(model, data.validation_images, exact=False)
-    return (logits.argmax(1) == data.validation_labels).float().mean().item()
-
-
-@contextlib.contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode for a while, where the model has such a mode: captured programs are made for evaluation."""
-    was_training = model.training
-    if not isinstance(model, fx.GraphModule):
-        model.eval()
-    yield
-    if not isinstance(model, fx.GraphModule):
-        model.train(was_training)
+def _adam(model: nn.Module, plan: Plan) -> torch.optim.Optimizer:
+    """Adam; with weight decay AdamW, which spares biases and the parameters of norms."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not plan.weight_decay:
+        return torch.optim.Adam(trained, lr=plan.learning_rate, fused=True)
+    groups: list[dict[str, Any]] = [
+        {"params": [each for each in trained if each.dim() > 1], "weight_decay": plan.weight_decay},
+        {"params": [each for each in trained if each.dim() <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=plan.learning_rate, fused=True)

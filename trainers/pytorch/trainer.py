@@ -1,4 +1,4 @@
-"""The PyTorch trainer: dense models, and recipes carried out on them."""
+"""The PyTorch trainer: dense models, and recipes carried out on them, of any task."""
 
 from __future__ import annotations
 
@@ -9,22 +9,24 @@ from importlib import metadata
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import fx, nn
 
-from tasks.mnist.data import DataSet
+from tasks.base import digest_of
 from trainers import base
-from trainers.base import Compressed, Dense, DenseSpec, Job, Teacher
-from trainers.pytorch import models, prune, quantize, train
-from trainers.pytorch.distill import TrainingLoss
+from trainers.base import CACHED_BYTES, COMPARED_BYTES, COMPARED_ROWS, Compressed, Dense, DenseSpec, Job, Teacher
+from trainers.pytorch import models, prune, quantize
+from trainers.pytorch.course import Course, open_course
+from trainers.pytorch.device import device_of
+from trainers.pytorch.distill import TrainingLoss, lecture_of
 from trainers.pytorch.export import dynamic_int8, export
-from trainers.pytorch.train import Plan, Resident, fit, predict
-from trainers.recipe import Distillation, Recipe, RecipeError
+from trainers.pytorch.program import TorchProgram
+from trainers.pytorch.train import Constraint, Plan, fit
+from trainers.recipe import Recipe, RecipeError
 from trainers.stages import timed
 
 WEIGHTS = "weights.safetensors"
 PACKAGES = ("torch", "torchao", "torch-pruning", "onnx", "onnxscript", "onnxruntime")
-CALIBRATION_SIZE = 1000  # training images
+STATISTICS_ROWS, STATISTICS_AT_ONCE = 4000, 500  # for batch norm
 QAT_RATE = 0.3  # of the fine-tuning's learning rate: the network is nearly where it should be
 
 
@@ -33,10 +35,11 @@ class _Trial:
     """One recipe on its way: each stage takes `model` from the last and leaves its own."""
 
     recipe: Recipe
-    job: Job
-    data: Resident
+    course: Course
+    program: TorchProgram
     loss: TrainingLoss
     model: nn.Module
+    frozen: set[str] = field(default_factory=set)
     masks: prune.Masks = field(default_factory=dict)
     pruned: float = 0.0
     stages: dict[str, float] = field(default_factory=dict)
@@ -46,12 +49,31 @@ class _Trial:
         """Time what happens inside as `name`, in seconds."""
         return timed(self.stages, name)
 
-    def fit(self, stage: str, epochs: int, rate: float, constraint: train.Constraint | None) -> None:
+    def fit(self, stage: str, epochs: float, rate: float, constraint: Constraint | None) -> None:
         """Train the model of now; its epochs are counted on through all stages."""
-        plan = Plan(stage, epochs, rate, self.recipe.finetuning.batch_size, self.recipe.seed)
+        tuning = self.recipe.finetuning
+        plan = Plan(
+            stage,
+            epochs,
+            rate,
+            tuning.batch_size,
+            self.recipe.seed,
+            tuning.micro_batch,
+            tuning.weight_decay,
+            tuning.ema,
+        )
+        models.freeze(self.model, self.frozen)
         with self.stage(stage):
-            for epoch in fit(self.model, self.data, plan, self.job, self.loss, constraint):
-                self.curves.append({"epoch": float(len(self.curves) + 1), **epoch})
+            self.curves += numbered(fit(self.model, self.course, plan, self.loss, constraint), self.curves)
+
+
+def numbered(curves: list[dict[str, float]], before: list[dict[str, float]]) -> list[dict[str, float]]:
+    """Curves with the number of epochs trained so far as `epoch`, in place of each one's share."""
+    epoch, found = before[-1]["epoch"] if before else 0.0, []
+    for each in curves:
+        epoch += each["epochs"]
+        found.append({"epoch": epoch, **{name: value for name, value in each.items() if name != "epochs"}})
+    return found
 
 
 class Trainer:
@@ -62,16 +84,22 @@ class Trainer:
         return {package: metadata.version(package) for package in PACKAGES}
 
     def dense(self, spec: DenseSpec, job: Job) -> Dense:
-        """Train the dense model; writes its weights, its logits on the training split and a record."""
-        data = _start(job, spec.seed)
-        model = _placed(job.task.program("pytorch").build(spec.model), data).train()
-        plan = Plan("dense", round(spec.epochs), spec.learning_rate, spec.batch_size, spec.seed, augment=True)
-        curve = fit(model, data, plan, job, TrainingLoss(data.labels, Distillation(), None))
-        logits = predict(model.eval(), data.images, job).cpu().numpy()
-        weights = {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
-        save_file(weights, job.folder / WEIGHTS)
-        made = Dense(spec, job.folder, models.trainable(model), {"logits": logits})
-        return made.save(curve, self.versions())
+        """Train the dense model, or take it as it is; writes its weights, outputs on the training split, a record."""
+        device = _start(job, spec.seed)
+        program: TorchProgram = job.task.program("pytorch")
+        model = _placed(program.build(spec.model), device)
+        parameters = models.trainable(model)
+        course = open_course(model, job, device, digest_of([spec.to_dict(), self.versions()]))
+        curves: list[dict[str, float]] = []
+        if not program.pretrained(spec.model):
+            plan = Plan("dense", spec.epochs, spec.learning_rate, spec.batch_size, spec.seed)
+            curves = numbered(fit(model.train(), course, plan, TrainingLoss(program, course.info.outputs)), [])
+        outputs = None
+        if course.info.trains and course.info.teacher == "cached":
+            outputs = course.evaluator.all_outputs(model.eval(), course.train, CACHED_BYTES)
+        models.save(model, job.folder / WEIGHTS)
+        course.checkpoints.clear()
+        return Dense(spec, job.folder, parameters, outputs).save(curves, self.versions())
 
     def open_dense(self, spec: DenseSpec, folder: Path) -> Dense:
         """A dense model that `dense` wrote earlier; raises ValueError when the folder holds another."""
@@ -84,42 +112,61 @@ class Trainer:
             raise RecipeError(
                 "quantization.scheme: dynamic_int8 is ONNX Runtime's own; choose another, or the format onnx"
             )
-        data = _start(job, recipe.seed)
-        taught = None
-        if teacher is not None and teacher.outputs is not None:
-            taught = torch.tensor(teacher.outputs["logits"], device=data.device)
-        model = job.task.program("pytorch").build(recipe.model)
-        model.load_state_dict(load_file(dense.folder / WEIGHTS))
-        loss = TrainingLoss(data.labels, recipe.distillation, taught)
-        trial = _Trial(recipe, job, data, loss, _placed(model, data))
+        device = _start(job, recipe.seed)
+        trial = _begin(recipe, dense, teacher, job, device, self.versions())
         prunable = sum(layer.weight.numel() for layer in models.prunable(trial.model).values())
         _prune(trial)
         _quantize(trial)
+        course = trial.course
         with trial.stage("predict"):
-            rows = base.COMPARED_ROWS
-            outputs = predict(trial.model, data.validation_images[:rows], job).cpu().numpy()
+            outputs = course.evaluator.first_outputs(trial.model, course.validation, COMPARED_ROWS, COMPARED_BYTES)
         file = job.folder / f"model.{job.format}"
         with trial.stage("export"):
             weights = _write(trial, file, self.versions())
-        sparsity = prune.sparsity(weights, prunable)
-        return Compressed(file, sparsity, trial.pruned, {"logits": outputs}, len(outputs), trial.stages, trial.curves)
+        course.checkpoints.clear()
+        return Compressed(
+            file=file,
+            sparsity=prune.sparsity(weights, prunable),
+            pruned=trial.pruned,
+            outputs=outputs,
+            rows=len(next(iter(outputs.values()))),
+            stages=trial.stages,
+            curves=trial.curves,
+            notes=tuple(course.notes),
+        )
 
 
-def _start(job: Job, seed: int) -> Resident:
-    """Threads, seed and data for what follows: it depends on nothing that this process did before."""
+def _start(job: Job, seed: int) -> torch.device:
+    """Threads and seed for what follows: it depends on nothing that this process did before."""
     torch.set_num_threads(job.threads)
     torch.manual_seed(seed)
-    return train.resident(dataset(job), train.device_of(job.device))
+    return device_of(job.device)
 
 
-def dataset(job: Job) -> DataSet:
-    """MNIST's arrays."""
-    found: DataSet = job.task.dataset  # type: ignore[attr-defined]
-    return found
+def _begin(
+    recipe: Recipe, dense: Dense, teacher: Teacher | None, job: Job, device: torch.device, versions: dict[str, str]
+) -> _Trial:
+    """The dense model with its weights, and all that its training needs."""
+    program: TorchProgram = job.task.program("pytorch")
+    model = _placed(models.load(program.build(recipe.model), dense.folder / WEIGHTS), device)
+    course = open_course(model, job, device, digest_of([recipe.to_dict(), dense.spec.to_dict(), versions]))
+    lecture = None
+    if recipe.distillation.kind != "none" and teacher is not None:
+        network = None
+        if teacher.outputs is None and teacher.dense is not None:
+            network = program.build(teacher.dense.spec.model)
+            network = _placed(models.load(network, teacher.dense.folder / WEIGHTS), device)
+        lecture = lecture_of(teacher, job, device, network)
+    smoothing = recipe.finetuning.label_smoothing
+    loss = TrainingLoss(program, course.info.outputs, recipe.distillation, lecture, smoothing)
+    trial = _Trial(recipe, course, program, loss, model)
+    if recipe.finetuning.trainable == "norm_bias_head":
+        trial.frozen = models.weights_to_freeze(model, program.keep(model))
+    return trial
 
 
-def _placed(model: nn.Module, data: Resident) -> nn.Module:
-    return model.to(data.device, memory_format=torch.channels_last)
+def _placed(model: nn.Module, device: torch.device) -> nn.Module:
+    return model.to(device, memory_format=torch.channels_last)
 
 
 def _prune(trial: _Trial) -> None:
@@ -128,7 +175,7 @@ def _prune(trial: _Trial) -> None:
     masked = prune.MaskedPruning(trial.model, pruning) if pruning.granularity in ("unstructured", "n_m") else None
     narrowing = None
     if pruning.granularity == "channel":
-        narrowing = prune.ChannelPruning(trial.model, pruning, trial.data.images[:2])
+        narrowing = prune.ChannelPruning(trial.model, pruning, trial.course.samples(2)[0])
     if recipe.trains:
         trial.model.train()
         tuning = recipe.finetuning
@@ -138,7 +185,7 @@ def _prune(trial: _Trial) -> None:
         trial.pruned = prune.sparsity(masked.weights)
     if narrowing is not None:
         trial.pruned = narrowing.finish()
-        prune.reestimate(trial.model, trial.data.images[: 4 * CALIBRATION_SIZE])
+        prune.reestimate(trial.model, trial.course.samples(STATISTICS_ROWS, STATISTICS_AT_ONCE))
     trial.model.eval()
 
 
@@ -149,7 +196,7 @@ def _quantize(trial: _Trial) -> None:
         trial.model = quantize.fold_batch_norm(trial.model)
         return
     with trial.stage("quantize"):
-        calibration = trial.data.images[:CALIBRATION_SIZE]
+        calibration = trial.course.samples()[0][0]
         trial.model = quantize.prepare(trial.model, calibration, bits=4 if scheme == "qat_int4" else 8)
     if scheme.startswith("qat"):
         quantize.unfreeze(trial.model)
@@ -161,9 +208,9 @@ def _quantize(trial: _Trial) -> None:
 def _write(trial: _Trial, file: Path, versions: dict[str, str]) -> dict[str, torch.Tensor]:
     """Export to `file`; returns the weights in it, as they count for the sparsity."""
     about = {
-        "recipe": json.dumps(trial.recipe.to_dict(), sort_keys=True),
+        "recipe": json.dumps(trial.recipe.essence(), sort_keys=True),
         "versions": json.dumps(versions, sort_keys=True),
-        "data": trial.job.task.info().data_digest,
+        "data": trial.course.info.data_digest,
     }
     model = trial.model.cpu()
     if isinstance(model, fx.GraphModule):
@@ -171,7 +218,7 @@ def _write(trial: _Trial, file: Path, versions: dict[str, str]) -> dict[str, tor
         weights = quantize.integer_weights(model)
     else:
         weights = {name: layer.weight for name, layer in models.prunable(model).items()}
-    export(model, trial.data.images[:2], file, about)
+    export(model, trial.course.samples(2)[0][0], file, about)
     if trial.recipe.quantization.scheme == "dynamic_int8":
         dynamic_int8(file)
     return weights

@@ -59,11 +59,11 @@ class _Trial:
         """Time what happens inside as `name`, in seconds."""
         return timed(self.stages, name)
 
-    def plan(self, stage: str, epochs: int) -> Plan:
+    def plan(self, stage: str, epochs: float) -> Plan:
         tuning = self.recipe.finetuning
         return Plan(
             stage,
-            epochs,
+            round(epochs),
             tuning.learning_rate,
             tuning.batch_size,
             self.recipe.seed,
@@ -169,7 +169,7 @@ def _prune(trial: _Trial) -> None:
 
 def _narrow(trial: _Trial) -> None:
     """Remove channels at once, or along the cubic ramp in rounds with training after each."""
-    recipe, epochs = trial.recipe, trial.recipe.finetuning.epochs
+    recipe, epochs = trial.recipe, round(trial.recipe.finetuning.epochs)
     rounds = max(1, min(epochs, ROUNDS)) if recipe.pruning.schedule == "gradual" else 1
     for done in range(1, rounds + 1):
         goal = recipe.pruning.sparsity * (1 - (1 - done / rounds) ** 3)
