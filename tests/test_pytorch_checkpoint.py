@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -125,6 +126,14 @@ def test_the_state_of_another_training_or_a_damaged_one_is_not_used(tmp_path: Pa
     assert kept.load("dense") is None
     kept.clear()
     assert not tmp_path.exists()
+
+
+def test_a_state_that_cannot_be_written_says_why_and_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    assert "Not a directory" in Checkpoints(tmp_path / "file" / "folder", "").save("dense", {})
+    (tmp_path / f".dense.{os.getpid()}").symlink_to("/dev/full")  # Linux's disk without a free byte
+    assert Checkpoints(tmp_path, "").save("dense", {"weights": torch.zeros(100_000)})
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_it_is_time_again_after_so_many_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

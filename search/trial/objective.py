@@ -27,6 +27,9 @@ from trainers.base import Dense, DenseSpec, Job, Teacher, task_digest
 from trainers.recipe import Recipe
 from trainers.stages import timed
 
+# The files of a trainer that decide what a dense model becomes.
+DENSE_SOURCES = ("average", "data", "device", "distill", "evaluate", "train")
+
 
 def _train_and_export(config: Config, spec: DenseSpec, folder: Path, threads: int, progress: Progress) -> Baseline:
     """Train the dense model, or take it from the task or the cache, and export it to `folder`, not measured yet."""
@@ -36,9 +39,10 @@ def _train_and_export(config: Config, spec: DenseSpec, folder: Path, threads: in
     info = task.info()
     spec = replace(spec, task=task_digest(info))
     folder.mkdir(parents=True, exist_ok=True)
-    job = Job(task, folder, format_of(runtime), config.device, threads, progress=progress)
     key = {**spec.to_dict(), "versions": trainer.versions(), "code": _code_digest(spec.trainer)}
     dense_folder = cache.entry(config.root / "cache", "dense", key)
+    kept = _checkpoints(config, dense_folder.name)
+    job = Job(task, folder, format_of(runtime), config.device, threads, progress=progress, checkpoints=kept)
     cache.fill(dense_folder, lambda into: _train(trainer, spec, job, into), key, progress)
     with quiet.training() as pause:
         recipe = Recipe(spec.model, spec.trainer, seed=spec.seed)
@@ -120,7 +124,8 @@ def build(
         taught = Teacher.of(Dense.open(teacher.spec, teacher.dense_folder))
         folder.mkdir(parents=True, exist_ok=True)
     with quiet.training() as pause:
-        job = Job(task, folder, format_of(runtime), config.device, 1, pause, progress)
+        kept = _checkpoints(config, f"{baseline.dense_folder.name}-{recipe.digest()}")
+        job = Job(task, folder, format_of(runtime), config.device, 1, pause, progress, kept)
         compressed = trainer.compress(recipe, dense, taught if recipe.distillation.kind != "none" else None, job)
         stages |= compressed.stages
         artifact = Artifact.of(compressed.file)
@@ -186,8 +191,13 @@ def _train(trainer: trainers.base.Trainer, spec: DenseSpec, job: Job, into: Path
         trainer.dense(spec, replace(job, folder=into, pause=pause))
 
 
+def _checkpoints(config: Config, name: str) -> Path:
+    """Where the state of a long training lies: by what it makes, since a killed trial comes back as another."""
+    return config.root / "cache" / "checkpoints" / name
+
+
 @functools.cache
 def _code_digest(trainer: str) -> str:
     """Of the source that decides what a dense model becomes, so that a changed trainer does not reuse old ones."""
     package = Path(trainers.base.__file__).parent / trainer
-    return digest_of([file.read_text() for file in sorted(package.glob("*.py")) if file.stem in ("data", "train")])
+    return digest_of([file.read_text() for file in sorted(package.glob("*.py")) if file.stem in DENSE_SOURCES])

@@ -84,7 +84,6 @@ class Mnist:
             metrics=(ACCURACY,),
             data_digest=self.dataset.digest,
             code_digest=code_digest([Path(__file__).with_name(f"{trainer}.py") for trainer in MODELS]),
-            places={split: f"data/{NAME}/{split}" for split in SPLITS},
             classes=CLASSES,
             places={split: f"data/{NAME}/{split}" for split in SPLITS},
             counts={"train": len(self.dataset.train), "validation": len(self.dataset.validation), "test": 10_000},

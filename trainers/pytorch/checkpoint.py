@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import time
@@ -26,13 +27,22 @@ class Checkpoints:
         """Whether more than EVERY_S seconds have passed since the last state was written, or since the start."""
         return time.monotonic() - self._last > EVERY_S
 
-    def save(self, stage: str, state: State) -> None:
-        """Write the state; what was there stays until the new one is complete."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        partial = self.folder / f".{stage}.{os.getpid()}"
-        torch.save({"key": self._key, **state}, partial)
-        partial.rename(self._file(stage))
+    def save(self, stage: str, state: State) -> str:
+        """Write the state; what was there stays until the new one is complete. Returns why it failed, "" if it did not.
+
+        A training does not end because of a full disk, or of another one that cleared the folder.
+        """
         self._last = time.monotonic()
+        partial = self.folder / f".{stage}.{os.getpid()}"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            torch.save({"key": self._key, **state}, partial)
+            partial.rename(self._file(stage))
+        except (OSError, RuntimeError) as error:  # torch's writer knows RuntimeError alone
+            with contextlib.suppress(OSError):
+                partial.unlink()
+            return f"{self.folder}: {str(error).splitlines()[0]}"
+        return ""
 
     def load(self, stage: str) -> State | None:
         """What was saved of this stage; None without, or when it is of another training or cannot be read."""

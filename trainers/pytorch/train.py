@@ -243,8 +243,8 @@ def fit(
         course.note(f"{plan.stage}: went on from step {run.step} of {run.steps}")
     while run.step < run.steps:
         run.epoch()
-        if course.checkpoints.due():
-            course.checkpoints.save(plan.stage, run.state())
+        if course.checkpoints.due() and (failed := course.checkpoints.save(plan.stage, run.state())):
+            course.note(f"{plan.stage}: no checkpoint was written: {failed}")
     if run.average:
         run.average.keep()
         if constraint is not None:
