@@ -137,9 +137,7 @@ class _Timm(_Library):
 
     def image(self) -> ImageOptions:
         """See _Library: `timm.data.resolve_model_data_config`, as its evaluation transform applies it."""
-        from timm.data import resolve_model_data_config
-
-        config = resolve_model_data_config(self.make(None))
+        config = self.timm.data.resolve_model_data_config(self.make(None))
         _, height, width = config["input_size"]
         resize = int(min(height, width) / config["crop_pct"])
         fit = "squash" if config["crop_mode"] == "squash" else "crop"
