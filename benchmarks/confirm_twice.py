@@ -25,11 +25,11 @@ from search.sweep.confirmed import Confirmed
 from search.sweep.display import Display
 from search.sweep.sweep import Sweep, driver_lock
 
-FIGURES = ("accuracy", "test_accuracy", "latency_ratio", "size_bytes")
+FIGURES = ("latency_ratio", "size_bytes")  # and the task's own metrics
 
 
-def confirm_again(words: list[str]) -> tuple[list[Confirmed], list[Confirmed]]:
-    """The sweep's candidates confirmed with its own seeds, and with seeds 1,000,000 further on."""
+def confirm_again(words: list[str]) -> tuple[list[Confirmed], list[Confirmed], tuple[str, ...]]:
+    """The sweep's candidates confirmed with its own seeds, and with seeds 1,000,000 further on; its metrics' names."""
     config = compose.composed(words, EXPERIMENTS)
     config = config.model_copy(update={"root": writable(config.root)})
     with driver_lock(config.root, config.study.name):
@@ -50,7 +50,7 @@ def confirm_again(words: list[str]) -> tuple[list[Confirmed], list[Confirmed]]:
                     Confirmation(_shifted(config, by), sweep, workers, display, search.baselines).confirm(records)
                     for by in (0, 1_000_000)
                 )
-                return first, second
+                return first, second, (*sweep.metrics.quality, *sweep.metrics.test)
         finally:
             workers.close()
 
@@ -65,12 +65,12 @@ def _shifted(config: Config, by: int) -> Config:
 def main() -> None:
     """Print every figure of both runs, then the two shares."""
     with clear_errors():
-        first, second = confirm_again(sys.argv[1:])
+        first, second, quality = confirm_again(sys.argv[1:])
     inside = overlap = count = 0
     for one, two in zip(first, second, strict=True):
         assert one.number == two.number
         print(f"trial {one.number}: {one.words}")
-        for name in FIGURES:
+        for name in (*quality, *FIGURES):
             (mean, low, high), (again, again_low, again_high) = one.metrics[name], two.metrics[name]
             held, meet = low <= again <= high, again_low <= high and low <= again_high
             inside, overlap, count = inside + held, overlap + meet, count + 1

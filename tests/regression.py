@@ -66,7 +66,7 @@ class Regression:
         self.ports = (Port("features", ("batch", WIDTH)),), (Port("value", ("batch", 1)),)
 
     def info(self) -> TaskInfo:
-        models = {"pytorch": ("lenet300",)}
+        models = {"pytorch": ("line",)}
         return TaskInfo("regression", models, *self.ports, METRICS, "planted", trains=True, counts=dict(COUNTS))
 
     def data(self, split: str) -> Rows:

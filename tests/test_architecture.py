@@ -123,6 +123,13 @@ def test_only_the_record_imports_mlflow() -> None:
     assert users == {"tracking.py", "registry.py", "served.py"}
 
 
+def test_the_search_knows_no_metric_of_any_task() -> None:
+    names = {"accuracy", "accuracy_drop", "test_accuracy", "test_accuracy_drop"}
+    for path in (p for p in SOURCES if p.relative_to(ROOT).parts[0] == "search"):
+        constants = (node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant))
+        assert not names & {value for value in constants if isinstance(value, str)}, path
+
+
 def test_a_forbidden_import_would_be_seen(tmp_path: Path) -> None:
     offender = tmp_path / "offender.py"
     offender.write_text("def f():\n    from search import study\n    import torch.nn\n")

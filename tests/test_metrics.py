@@ -130,9 +130,12 @@ def test_a_name_that_means_something_else_is_refused(names: list[str], rule: str
 
 
 def test_what_a_study_alone_says_of_its_metrics() -> None:
-    assert Metrics.of(TaskSpec("mnist")) == Metrics.of(TaskSpec(data="imagefolder:photos")) == Metrics()
-    assert Metrics.of(TaskSpec("mine.py")) is None
-    assert Metrics.of(TaskSpec(data="imagefolder:photos", metric="mine.py:f1")) is None
+    photos = TaskSpec(model="torchvision:resnet18", data="imagefolder:photos")
+    assert Metrics.of(TaskSpec("mnist")) == Metrics.of(photos) == Metrics()
+    assert Metrics.of(TaskSpec("tests.regression:Regression")) is None
+    logged = Metrics.of(TaskSpec(model="mine.py:Net", data="mine.py:Data", metric="val_loss"))
+    assert logged is not None
+    assert logged.minimized("val_loss")
     assert Metrics.from_info(TaskInfo("mine", {}, (), (), (RMSE,), "digest")).quality == ("rmse",)
 
 

@@ -15,31 +15,30 @@ from search.run import carry_out
 from search.storage.database import address
 from search.study.config import Config
 from search.study.metrics import Metrics
-from search.sweep.confirm import Confirmed
+from search.sweep.confirmed import Confirmed
 from search.sweep.sweep import Sweep
 from search.tracking.tracking import Tracking
 from tests import linear
-from tests.regression import METRICS, LeastSquares, Regression, Rows
+from tests.regression import METRICS, LeastSquares, Rows
 
 
 def config(root: Path) -> Config:
     granularities = {"choices": ["none", "unstructured", "n_m"]}
-    made = linear.config(
+    return linear.config(
         root,
-        recipe={"model": "lenet300", "pruning": {"granularity": granularities, "sparsity": 0.5}},
+        task={"name": "tests.regression:Regression"},
+        objectives=["rmse", "mae"],
+        constraints=["rmse_drop <= 9"],
+        recipe={"model": "line", "pruning": {"granularity": granularities, "sparsity": 0.5}},
         references={name: {"pruning": {"granularity": name}} for name in granularities["choices"]},
         confirm={"seeds": 2},
         budget={"trials": 3},
     )
-    named = {"objectives": ["rmse", "mae"], "constraints": ["rmse_drop <= 9"]}
-    return made.model_copy(update={"study": made.study.model_copy(update=named)})
 
 
 def test_a_sweep_that_minimizes_an_error(
     root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("search.trial.task.load", Regression)
-    monkeypatch.setattr("search.study.metrics.Metrics.of", lambda spec: None)
     monkeypatch.setattr(trainers.base, "load", lambda name: LeastSquares())
     asked = config(root)
     name = carry_out(asked)
@@ -70,7 +69,7 @@ def test_a_sweep_that_minimizes_an_error(
     summary = read(root, asked.study.name, name)
     assert summary.metrics == Metrics(METRICS)
     assert summary.front["number"].tolist() == [0]
-    dense = sweep.get("baseline pytorch/lenet300")["metrics"]
+    dense = sweep.get("baseline pytorch/line")["metrics"]
     reference = Tracking(root, asked.study.name).about(name)["reference"]
     assert reference[0] == pytest.approx(dense["rmse"] + 9)  # what the study allows
     assert reference[1] == pytest.approx(dense["mae"] + 0.05)  # what the metric tolerates

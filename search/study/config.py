@@ -267,7 +267,7 @@ def _read(study: Mapping[str, Any], folder: Path) -> Iterator[str]:
             Constraint.parse(text)
         except ValueError as error:
             yield f"study.constraints[{index}]: {error}"
-    known = Metrics.of(spec) if spec is not None else None
+    known = Metrics.of(spec) if spec is not None and not mistakes else None
     if known is not None:
         yield from known.problems(objectives, constraints)
 

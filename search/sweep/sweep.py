@@ -85,13 +85,13 @@ class Sweep:
     ) -> Sweep:
         """The sweep `named` or the study's newest one, or a new one if there is none or `fresh`.
 
-        A new one is never named as a `recorded` one is. `metrics`: the task's; accuracy alone if left out.
+        A new one is never named as a `recorded` one is. `metrics`: the task's; those that the sweep was
+        started with if left out.
 
         Raises SweepError when the storage cannot be read, SettingsError when that sweep does not exist or was
         started otherwise.
         """
         _quiet_optuna()
-        metrics = metrics or Metrics()
         with storages.telling(storage):
             store = SingleWriter(storages.opened(storage))
             names = sweep_names(settings.name, store)
@@ -106,9 +106,10 @@ class Sweep:
             study = optuna.create_study(
                 storage=store,
                 study_name=name,
-                directions=metrics.directions(settings.objectives),
+                directions=(metrics or Metrics()).directions(settings.objectives),
                 load_if_exists=True,
             )
+            metrics = metrics or Metrics.from_json(study.user_attrs.get(KEY))
         sweep = Sweep(name, study, settings, metrics, store, hold or Hold())
         sweep._agree()
         sweep._recover()
