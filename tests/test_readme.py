@@ -21,9 +21,8 @@ def test_every_command_is_a_module() -> None:
 
 
 def test_the_table_of_studies_is_the_folder() -> None:
-    rows = [
-        line.split("|")[1] for line in README.splitlines() if re.match(r"\| `\w+`(, `\w+`)? \| (Le|both|tiny|ResNet)", line)
-    ]
+    study = re.compile(r"\| `\w+`(, `\w+`)? \| (Le|both|tiny|ResNet)")
+    rows = [line.split("|")[1] for line in README.splitlines() if study.match(line)]
     named = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
     assert named == {path.stem for path in (ROOT / "experiments" / "study").glob("*.yaml")}
 
