@@ -24,6 +24,10 @@ class ArtifactError(RuntimeError):
     """A file that its runtime cannot load or run; the message names file, runtime and reason."""
 
 
+class LatencyError(RuntimeError):
+    """The measuring process crashed, ran out of time or had no valid inputs; the message says how."""
+
+
 @dataclass(frozen=True)
 class Artifact:
     """An exported model file as it was when it was made."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from runtimes.latency import LatencyError
+from runtimes.base import LatencyError
 from runtimes.ports import batch_axis, check, described, fitted, sized
 from tasks.base import Arrays, Port
 
@@ -42,6 +42,16 @@ def inputs(ports: Sequence[Port], examples: Arrays | None, batch: int) -> dict[s
     try:
         given = fitted(ports, examples)
         made = {port.name: _rows(port, given[port.name], axis, batch) for port in ports}
+        check(ports, made)
+    except ValueError as problem:
+        raise LatencyError(f"latency: the examples do not fit: {problem}") from None
+    return made
+
+
+def whole(ports: Sequence[Port], examples: Arrays) -> dict[str, np.ndarray]:
+    """All rows of the examples, as the file takes them; raises LatencyError when they do not fit."""
+    try:
+        made = fitted(ports, examples)
         check(ports, made)
     except ValueError as problem:
         raise LatencyError(f"latency: the examples do not fit: {problem}") from None

@@ -8,7 +8,6 @@ as long as they live (memory layout), and the interval must cover that.
 from __future__ import annotations
 
 import gc
-import json
 import os
 import platform
 import sys
@@ -21,10 +20,10 @@ from typing import Any
 import numpy as np
 import psutil
 
-from runtimes import cpu, examples, pace
-from runtimes.base import Artifact, ArtifactError, Runtime, load
+from runtimes import cpu, examples, pace, process
+from runtimes.base import Artifact, Runtime, load
 from runtimes.interval import least_disturbed, quiet_blocks, ratio_interval, slow_phase
-from runtimes.latency import LEAST_BLOCKS, Comparison, LatencyError, LatencySpec, Timing
+from runtimes.latency import LEAST_BLOCKS, Comparison, LatencySpec, Timing
 from tasks.base import Arrays
 
 BURST_NS = 2_000_000
@@ -244,25 +243,5 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    """Imports the runtimes that the command names, says `ready`, reads the request and writes the answer.
-
-    Standard output carries these two lines alone: what libraries print there goes to standard error.
-    """
-    out = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-    for name in sys.argv[1:]:
-        load(name)
-    print("ready", file=out, flush=True)
-    try:
-        result = answer(json.load(sys.stdin))
-    except ArtifactError as problem:
-        result = {"artifact_error": str(problem)}
-    except LatencyError as problem:
-        result = {"latency_error": str(problem)}
-    json.dump(result, out)
-    out.close()
-
-
 if __name__ == "__main__":
-    main()
+    process.serve(answer)

@@ -6,25 +6,19 @@ meanwhile (`runtimes/quiet.py`).
 
 from __future__ import annotations
 
-import json
-import os
-import signal
 import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from runtimes import quiet
+from runtimes import process, quiet
 from runtimes.base import Artifact, ArtifactError, format_of
+from runtimes.base import LatencyError as LatencyError
 
+MODULE = "runtimes.interleave"
 NARROWEST = 0.015  # a little above what BETWEEN_PROCESSES leaves of any interval
 LEAST_BLOCKS = 5  # below that an interval says nothing
-
-
-class LatencyError(RuntimeError):
-    """The measuring process crashed, ran out of time or had no valid inputs; the message says how."""
 
 
 @dataclass(frozen=True)
@@ -190,45 +184,15 @@ def warm(runtime: str) -> None:
     """
     global _warmed
     if _warmed is None or _warmed.poll() is not None:
-        _warmed = _start(runtime)
+        _warmed = process.start(MODULE, runtime)
         assert _warmed.stdout is not None
         _warmed.stdout.readline()
-
-
-def _start(*imports: str) -> subprocess.Popen[str]:
-    root = Path(__file__).parent.parent
-    paths = [str(root), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return subprocess.Popen(
-        [sys.executable, "-m", "runtimes.interleave", *imports],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=root,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
-    )
 
 
 def _ask(request: dict[str, Any], limit: float) -> dict[str, Any]:
     """Have a measuring process carry out the request within `limit` seconds."""
     global _warmed
-    process, _warmed = _warmed, None
-    if process is None or process.poll() is not None:
-        process = _start()
-    with process:
-        try:
-            said, complaints = process.communicate(json.dumps(request), timeout=limit)
-        except subprocess.TimeoutExpired:
-            raise LatencyError(f"latency: the measuring process gave no answer within {limit:.0f} s") from None
-        finally:
-            process.kill()  # nothing happens to one that has ended
-    if code := process.returncode:
-        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"failed with exit status {code}"
-        last = (complaints.strip().splitlines() or ["no message"])[-1]
-        raise LatencyError(f"latency: the measuring process {how}: {last}")
-    answer: dict[str, Any] = json.loads(said.splitlines()[-1])
-    if "artifact_error" in answer:
-        raise ArtifactError(answer["artifact_error"])
-    if "latency_error" in answer:
-        raise LatencyError(answer["latency_error"])
-    return answer
+    measuring, _warmed = _warmed, None
+    if measuring is None or measuring.poll() is not None:
+        measuring = process.start(MODULE)
+    return process.ask(measuring, request, limit)

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from runtimes import cpu
+from runtimes import cpu, onnx_operators
 from runtimes.base import Artifact, ArtifactError
 from runtimes.ports import check, free_axes
+from runtimes.profile import OperatorTime, repeat
 from tasks.base import Arrays, Port
 
 log = logging.getLogger(__name__)
@@ -62,6 +63,10 @@ class Session:
 
         return call
 
+    def end_profiling(self) -> str:
+        """The path of the profile, where the options asked for one."""
+        return str(self._model.end_profiling())
+
     def _made(self, inputs: Arrays) -> list[np.ndarray]:
         try:
             return self._model.run(self._names, inputs)
@@ -80,10 +85,29 @@ def load(artifact: Artifact, threads: int, batch: int | None = None) -> Session:
 
     `batch` changes nothing: fixing the batch gained nothing on LeNet-5 (experiments/LOG.md).
     """
+    return _load(artifact, functools.partial(_options, threads))
+
+
+def operators(artifact: Artifact, inputs: Arrays, threads: int, runs: int, folder: Path) -> list[OperatorTime]:
+    """The operators that ONNX Runtime runs, from its profiler; `folder` is for its files. Shares are not known yet."""
+    optimized = folder / "optimized.onnx"
+
+    def options(widened: bool) -> onnxruntime.SessionOptions:
+        made = _options(threads, widened)
+        made.enable_profiling, made.profile_file_prefix = True, str(folder / "profile")
+        made.optimized_model_filepath = str(optimized)
+        return made
+
+    session = _load(artifact, options)
+    repeat(lambda: session.run(inputs), runs + 1)
+    return onnx_operators.times(Path(session.end_profiling()), optimized)
+
+
+def _load(artifact: Artifact, options: Callable[[bool], onnxruntime.SessionOptions]) -> Session:
     content = artifact.read()
 
     def model(widened: bool) -> onnxruntime.InferenceSession:
-        return onnxruntime.InferenceSession(content, _options(threads, widened), providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(content, options(widened), providers=["CPUExecutionProvider"])
 
     try:
         if not cpu.saturates_int8():

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 
 from runtimes.base import Artifact, ArtifactError
 from runtimes.ports import BATCH, check, free_axes
+from runtimes.profile import OperatorTime, repeat, typical_ms
 from tasks.base import Arrays, Port
 
 try:
@@ -56,6 +58,10 @@ class Session:
 
         return call
 
+    def profiled(self) -> list[openvino.ProfilingInfo]:
+        """What each operator of the last run took, where the options asked for it."""
+        return [each for each in self._request.get_profiling_info() if each.status == each.Status.EXECUTED]
+
     def _share(self, request: openvino.InferRequest, inputs: Arrays) -> None:
         for index, port in enumerate(self.inputs):
             array = np.require(inputs[port.name], requirements=["C", "W"])  # it shares no other memory
@@ -68,15 +74,40 @@ def load(artifact: Artifact, threads: int, batch: int | None = None) -> Session:
     `batch` fixes the batch size. Weights and activations stay float32: by default OpenVINO turns
     them into bfloat16 on CPUs that have it, which would not be the file's arithmetic.
     """
+    return _load(artifact, batch, _options(threads))
+
+
+def _load(artifact: Artifact, batch: int | None, options: dict[str, object]) -> Session:
     content = artifact.read()
     try:
         core = openvino.Core()
         model = core.read_model(content)
         if batch is not None:
             model.reshape({end: _fixed(end, batch) for end in model.inputs})
-        return Session(core.compile_model(model, "CPU", _options(threads)), artifact)
+        return Session(core.compile_model(model, "CPU", options), artifact)
     except Exception as problem:  # its errors are plain RuntimeErrors with the reason in the last lines
         raise ArtifactError(f"{artifact.path}: OpenVINO {version()} cannot load it: {_reason(problem)}") from None
+
+
+def operators(artifact: Artifact, inputs: Arrays, threads: int, runs: int, folder: Path) -> list[OperatorTime]:
+    """The operators that OpenVINO runs, from its profiler. Shares are not known yet."""
+    rows = next((len(array) for array in inputs.values() if array.ndim), None)
+    session = _load(artifact, rows, {**_options(threads), "PERF_COUNT": True})
+    taken: dict[tuple[str, str, str], list[float]] = {}
+
+    def call() -> None:
+        session.run(inputs)
+        for each in session.profiled():
+            taken.setdefault((each.node_name, each.node_type, each.exec_type), []).append(
+                each.real_time.total_seconds() * 1000
+            )
+
+    session.run(inputs)
+    repeat(call, runs)
+    return [
+        OperatorTime(name, kind, kernel, typical_ms(ms), float("nan"), kernel.lower().endswith(("i8", "u8")))
+        for (name, kind, kernel), ms in taken.items()
+    ]
 
 
 def version() -> str:
