@@ -15,6 +15,7 @@ from tasks.base import Batch, Port, TaskSpec
 from tasks.mnist.data import normalized
 from tasks.mnist.task import Mnist
 from tests.tiny_task import Regions
+from trainers import samples
 from trainers.base import Job
 from trainers.pytorch import course, data
 from trainers.pytorch.data import Resident, Streamed, open_feed
@@ -200,10 +201,10 @@ def test_batches_hold_samples_of_about_one_length() -> None:
 
 
 def test_samples_that_stand_for_a_sorted_split_come_from_all_of_it() -> None:
-    rows = data.representative(Numbers(1000), 50)
+    rows = samples.representative(Numbers(1000), 50)
     assert len(set(rows.tolist())) == 50
     assert all(((rows >= start) & (rows < start + 250)).any() for start in range(0, 1000, 250))
-    assert torch.equal(rows, data.representative(Numbers(1000), 50))
+    assert np.array_equal(rows, samples.representative(Numbers(1000), 50))
     shuffled = Numbers(1000)
     shuffled.shuffled = True  # type: ignore[attr-defined]
-    assert data.representative(shuffled, 50).tolist() == list(range(50))
+    assert samples.representative(shuffled, 50).tolist() == list(range(50))

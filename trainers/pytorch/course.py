@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 from tasks.base import Task, TaskInfo
+from trainers import samples
 from trainers.base import Job, task_digest
 from trainers.pytorch.checkpoint import Checkpoints
-from trainers.pytorch.data import Feed, Streamed, open_feed, representative
+from trainers.pytorch.data import Feed, Streamed, open_feed
 from trainers.pytorch.evaluate import Evaluator, rows_at_once
 
 CALIBRATION_ROWS, CALIBRATION_BYTES = 1000, 64_000_000
@@ -56,7 +57,7 @@ class Course:
         feed = Streamed(dataset, self.info.inputs, self.device, 1)
         example = next(feed.batches([torch.arange(2)], self.job)).inputs
         fitting = 2 * CALIBRATION_BYTES // sum(each.nbytes for each in example.values())
-        rows = representative(dataset, max(2, min(count, fitting)))
+        rows = torch.from_numpy(samples.representative(dataset, max(2, min(count, fitting))))
         batches = feed.batches(rows.split(min(at_once, self.evaluator.rows)), self.job)
         return [tuple(batch.inputs[port.name] for port in self.info.inputs) for batch in batches]
 

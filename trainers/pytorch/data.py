@@ -7,9 +7,7 @@ with the memory that the device has left.
 from __future__ import annotations
 
 import os
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -17,16 +15,13 @@ import numpy as np
 import torch
 
 from tasks.base import Batch, Dataset, Port
+from trainers import samples
 from trainers.base import Job
 from trainers.pytorch.device import free_bytes
+from trainers.samples import Tree, is_numeric, leaves, mapped
 
-Tree = Any  # a tensor, or a tuple or mapping of trees
-PROBED = 16  # samples that are read to learn what all of them take
 SHARE = {"cpu": 0.25, "cuda": 0.5}  # of the device's free memory that a split may take: workers share a CPU's
-LOADED_AT_ONCE = 2048
 NARROW_FROM = 16_000_000  # bytes of whole numbers from which they are kept in the smallest type that holds them
-AHEAD = 2  # batches in waiting for each thread that fetches
-SORTED_BATCHES = 50  # of samples with lengths: batches are made of equal lengths within so many
 
 
 @dataclass(frozen=True)
@@ -71,29 +66,6 @@ class Feed(Protocol):
         ...
 
 
-def mapped(function: Callable[[Any], Any], tree: Tree) -> Tree:
-    """The same structure with `function` of every leaf; None stays None."""
-    if tree is None:
-        return None
-    if isinstance(tree, Mapping):
-        return {key: mapped(function, value) for key, value in tree.items()}
-    if isinstance(tree, tuple | list):
-        return tuple(mapped(function, value) for value in tree)
-    return function(tree)
-
-
-def leaves(tree: Tree) -> Iterator[Any]:
-    """Every leaf of the structure, in order."""
-    if isinstance(tree, Mapping):
-        for value in tree.values():
-            yield from leaves(value)
-    elif isinstance(tree, tuple | list):
-        for value in tree:
-            yield from leaves(value)
-    elif tree is not None:
-        yield tree
-
-
 class Column:
     """One array of a resident split: rows of it are gathered on the device, in the type and layout that models take."""
 
@@ -133,20 +105,16 @@ class Resident:
         self.dataset, self.device = dataset, device
         self._columns: dict[str, Column] = {}
         self._targets: Tree = None
-        count = len(dataset)
-        for start in range(0, count, LOADED_AT_ONCE):
-            job.pause()
-            rows = np.arange(start, min(count, start + LOADED_AT_ONCE))
-            self._add(start, dataset.batch(rows), ports)
-            job.progress(stage, (start + len(rows)) / count)
+        layouts = {port.name: port.layout for port in ports}
+        for start, batch in samples.loaded(dataset, job.pause, lambda fraction: job.progress(stage, fraction)):
+            self._add(start, batch, layouts)
         for column in (*self._columns.values(), *leaves(self._targets)):
             column.shrink()
         self.note = f"{self.nbytes / 1e6:.0f} MB on {device.type}"
 
-    def _add(self, start: int, batch: Batch, ports: Sequence[Port]) -> None:
+    def _add(self, start: int, batch: Batch, layouts: dict[str, str]) -> None:
+        count = len(self.dataset)
         if not self._columns:
-            layouts = {port.name: port.layout for port in ports}
-            count = len(self.dataset)
             for name, values in batch.inputs.items():
                 last = layouts.get(name) == "NCHW"
                 self._columns[name] = Column(count, as_tensor(values), last, self.device)
@@ -190,32 +158,15 @@ class Streamed:
         return len(self.dataset)
 
     def batches(self, order: Sequence[torch.Tensor], job: Job, epoch: int | None = None) -> Iterator[DeviceBatch]:
-        """See Feed. What is being fetched is finished before a pause begins, and nothing is fetched during one."""
-        coming: deque[Future[DeviceBatch]] = deque()
-        pool = ThreadPoolExecutor(self._threads, "fetch")
-        left = iter(order)
+        """See Feed; nothing is fetched during a pause."""
+        rows = [each.numpy() for each in order]
+        return samples.fetched_ahead(rows, lambda each: self._fetch(each, epoch), self._threads, job.pause)
 
-        def fetch_more() -> None:
-            while len(coming) < AHEAD * self._threads and (rows := next(left, None)) is not None:
-                coming.append(pool.submit(self._fetch, rows, epoch))
-
-        try:
-            while True:
-                job.pause(lambda: wait(coming))
-                fetch_more()
-                if not coming:
-                    return
-                yield coming.popleft().result()
-        finally:
-            for each in coming:
-                each.cancel()
-            pool.shutdown()
-
-    def _fetch(self, rows: torch.Tensor, epoch: int | None) -> DeviceBatch:
-        batch = self.dataset.batch(rows.numpy(), epoch)
+    def _fetch(self, rows: np.ndarray, epoch: int | None) -> DeviceBatch:
+        batch = self.dataset.batch(rows, epoch)
         inputs = {name: self._placed(as_tensor(values), name) for name, values in batch.inputs.items()}
         targets = mapped(lambda leaf: self._placed(as_tensor(leaf)) if is_numeric(leaf) else leaf, batch.targets)
-        return DeviceBatch(inputs, targets, rows.to(self.device))
+        return DeviceBatch(inputs, targets, torch.from_numpy(rows).to(self.device))
 
     def _placed(self, values: torch.Tensor, name: str = "") -> torch.Tensor:
         if self.device.type == "cuda":
@@ -225,15 +176,9 @@ class Streamed:
         return values
 
 
-def is_numeric(leaf: Any) -> bool:
-    """Whether the array can be a tensor: numbers and bool, but no text and no arrays of different sizes."""
-    return isinstance(leaf, np.ndarray) and leaf.dtype.kind in "biuf"
-
-
-def as_tensor(leaf: np.ndarray) -> torch.Tensor:
+def as_tensor(leaf: Any) -> torch.Tensor:
     """The array as a tensor; float64, which NumPy makes unasked, as float32."""
-    plain = np.ascontiguousarray(leaf, np.float32 if leaf.dtype == np.float64 else leaf.dtype)
-    return torch.from_numpy(plain if plain.flags.writeable else plain.copy())
+    return torch.from_numpy(samples.plain(leaf))
 
 
 def open_feed(
@@ -243,49 +188,11 @@ def open_feed(
 
     `training`: samples are asked for by epoch, and a split that augments itself is streamed.
     """
-    count = len(dataset)
-    rows = np.arange(min(PROBED, count))
-    first, second = dataset.batch(rows), dataset.batch(rows[: max(1, len(rows) // 2)])
+    reason = samples.why_streamed(dataset, ports, SHARE[device.type] * free_bytes(device), training)
+    if not reason:
+        return Resident(dataset, ports, device, job, f"load {split}")
     threads = job.threads if device.type == "cpu" else min(8, os.cpu_count() or 1)
-    needed = bytes_of(first) / len(rows) * count
-    budget = SHARE[device.type] * free_bytes(device)
-    reason = ""
-    if not all(is_numeric(leaf) for leaf in leaves(first.targets)) or not _same_shapes(first, second):
-        reason = "samples differ in size"
-    elif any(isinstance(size, str) for port in ports for size in port.shape[1:]):
-        reason = "an input has a free axis"
-    elif training and _augments(dataset, rows):
-        reason = "samples are augmented anew in each epoch"
-    elif needed > budget:
-        reason = f"{needed / 1e9:.1f} GB, more than {budget / 1e9:.1f} GB of free memory"
-    if reason:
-        return Streamed(dataset, ports, device, max(1, threads), f"streamed: {reason}")
-    return Resident(dataset, ports, device, job, f"load {split}")
-
-
-def bytes_of(batch: Batch) -> int:
-    """What the batch's arrays take."""
-    arrays = [*batch.inputs.values(), *leaves(batch.targets)]
-    return sum(array.nbytes for array in arrays if isinstance(array, np.ndarray))
-
-
-def _same_shapes(first: Batch, second: Batch) -> bool:
-    pairs = zip(
-        (*first.inputs.values(), *leaves(first.targets)),
-        (*second.inputs.values(), *leaves(second.targets)),
-        strict=True,
-    )
-    return all(one.shape[1:] == other.shape[1:] for one, other in pairs)
-
-
-def _augments(dataset: Dataset, rows: np.ndarray) -> bool:
-    """Whether samples asked for in an epoch differ from the same samples asked for without, or in another epoch."""
-    plain, others = dataset.batch(rows), [dataset.batch(rows, epoch) for epoch in (0, 1)]
-    return any(
-        one.shape != other.shape or not np.array_equal(one, other)
-        for changed in others
-        for one, other in zip(plain.inputs.values(), changed.inputs.values(), strict=True)
-    )
+    return Streamed(dataset, ports, device, max(1, threads), f"streamed: {reason}")
 
 
 def shuffled(feed: Feed, size: int, generator: torch.Generator) -> list[torch.Tensor]:
@@ -293,25 +200,7 @@ def shuffled(feed: Feed, size: int, generator: torch.Generator) -> list[torch.Te
 
     Where the data say how long each sample is (`lengths`, int64 [N]), batches hold samples of about one length.
     """
-    order = torch.randperm(len(feed), generator=generator)
+    order = torch.randperm(len(feed), generator=generator).numpy()
     lengths = getattr(feed.dataset, "lengths", None)
-    if lengths is None:
-        return list(order.split(size))
-    known = torch.from_numpy(np.asarray(lengths))
-    batches = [
-        batch
-        for part in order.split(SORTED_BATCHES * size)
-        for batch in part[known[part].argsort(stable=True)].split(size)
-    ]
-    return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
-
-
-def representative(dataset: Dataset, count: int) -> torch.Tensor:
-    """int64 [count] rows that stand for the whole split, always the same.
-
-    The first ones where the data say that they are in random order (`shuffled`), as files in folders are not.
-    """
-    total = len(dataset)
-    if getattr(dataset, "shuffled", False) or count >= total:
-        return torch.arange(min(count, total))
-    return torch.randperm(total, generator=torch.Generator().manual_seed(0))[:count].sort().values
+    found = samples.by_length(order, lengths, size, lambda n: torch.randperm(n, generator=generator).numpy())
+    return [torch.from_numpy(rows) for rows in found]

@@ -11,8 +11,9 @@ from torch import fx, nn
 
 from tasks.base import Arrays, Batch, Port, Task, TaskError
 from trainers.base import Job, TrainingError
-from trainers.pytorch.data import DeviceBatch, Feed, mapped
+from trainers.pytorch.data import DeviceBatch, Feed
 from trainers.pytorch.device import autocast, is_out_of_memory
+from trainers.samples import mapped
 
 ROWS_AT_ONCE = 1000  # at most
 # What the largest output of a layer may take in evaluation.
