@@ -23,6 +23,7 @@ from trainers.base import Dense, DenseSpec, Job, Teacher
 from trainers.pytorch import export, models, prune, quantize, train
 from trainers.pytorch.course import open_course
 from trainers.pytorch.distill import Cached, TrainingLoss
+from trainers.pytorch.onnx_graph import described
 from trainers.pytorch.trainer import QAT_RATE, Trainer
 from trainers.recipe import Distillation, FineTuning, Pruning, Quantization, Recipe, RecipeError
 
@@ -83,21 +84,20 @@ def test_a_recipe_is_its_steps_by_hand(task: Mnist, dense: Dense, tmp_path: Path
     held.after_step()
     plan = train.Plan("fine-tune", 1, tuning.learning_rate, tuning.batch_size, EVERYTHING.seed)
     train.fit(model.train(), course, plan, loss_of, held)
-    images = torch.from_numpy(normalized(task.dataset.train.images, "NCHW")).to(memory_format=torch.channels_last)
-    prepared = quantize.prepare(model.eval(), images[:1000])
+    prepared = quantize.prepare(model.eval(), course.samples())
     quantize.unfreeze(prepared)
     plan = replace(plan, stage="qat", learning_rate=QAT_RATE * tuning.learning_rate)
     masks = dict(zip(weights, held.masks, strict=True))
     train.fit(prepared, course, plan, loss_of, prune.HeldMasks(prepared, masks))
-    quantize.freeze(prepared, images[:1000])
+    quantize.freeze(prepared, course.samples()[0])
     validation = torch.from_numpy(normalized(task.dataset.validation.images, "NCHW"))
     with torch.no_grad():
         logits = prepared(validation.to(memory_format=torch.channels_last)).numpy()
-    export.export(quantize.convert(prepared), images[:2], work.folder / "model.onnx", {})
+    file, info = work.folder / "model.onnx", task.info()
+    export.export(quantize.convert(prepared), course.samples(2)[0], file, {}, info.inputs, info.outputs)
 
     assert np.array_equal(made.outputs["logits"], logits)
-    described = export._described(onnx.load(made.file), {})
-    assert described.SerializeToString() == (work.folder / "model.onnx").read_bytes()
+    assert described(onnx.load(made.file), {}).SerializeToString() == file.read_bytes()
     assert made.sparsity == pytest.approx(0.8, abs=0.005)
     assert made.pruned == pytest.approx(0.8, abs=1e-5)
     assert set(made.stages) == {"fine-tune", "quantize", "qat", "predict", "export"}

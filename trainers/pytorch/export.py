@@ -1,129 +1,180 @@
-"""One file per model: ONNX with quantize/dequantize pairs and a free batch size, or torch's own pt2."""
+"""One file per model, checked against it: ONNX with named inputs, outputs and free axes, or torch's own pt2."""
 
 from __future__ import annotations
 
-import functools
-import logging
-import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import onnx
-import onnxruntime.quantization as ort_quantization
+import onnxruntime
 import torch
-from onnxscript import opset20 as op
 from torch import nn
-from torch.onnx._internal.exporter import _core, _ir_passes, _registration
 
-from trainers.pytorch import quantize
+from tasks.base import Port, TaskError
+from trainers.pytorch import exporter
+from trainers.pytorch.capture import CaptureError, Example, UnknownOperatorError, capture, outputs_of, ports_of
+from trainers.pytorch.onnx_graph import described
 
-OPSET = 20
-GLOBAL_AVERAGE = torch.ops.aten.adaptive_avg_pool2d.default
-TRANSLATED = {
-    *quantize.WEIGHTED,
-    *quantize.SELECTING,
-    *quantize.AVERAGING,
-    quantize.QUANTIZE,
-    quantize.DEQUANTIZE,
-    torch.ops.quantized_decomposed.dequantize_per_channel.default,
-    torch.ops.aten.relu.default,
-}
-INPUT, OUTPUT, BATCH = "input", "logits", "batch"
+FLOAT_ERROR, INTEGER_ERROR = 1e-3, 0.2  # relative, root of the mean square: what a right file may differ by
+INTEGER = {"QuantizeLinear", "DynamicQuantizeLinear"}
 
 
-def export(model: nn.Module, example: torch.Tensor, path: Path, about: Mapping[str, str]) -> None:
+class ExportError(TaskError):
+    """A file that could not be written, or that is not what it was made of."""
+
+
+def export(
+    model: nn.Module,
+    example: Example,
+    path: Path,
+    about: Mapping[str, str],
+    inputs: Sequence[Port] = (),
+    outputs: Sequence[Port] = (),
+) -> str:
     """Write `model`, in eval mode, to `path`, whose suffix (.onnx or .pt2) is the format; the bytes are reproducible.
 
-    `example`: float32 [2, ...], one input per row. `about`: what the file says of itself (metadata_props).
+    `example`: the inputs by position, two rows or more. `about`: what the file says of itself (metadata_props).
+    `inputs`, `outputs`: names and free axes; without them the first axis is free. Returns the way that the file was
+    made. Raises CaptureError for a network that no file can hold, ExportError where the file does not say what the
+    model says, at several batch sizes and lengths.
     """
-    program = quantize.capture(model, example.cpu().contiguous())
+    example = tuple(each.cpu().contiguous() for each in example)
+    with torch.no_grad():
+        answers = outputs_of(model(*example))
+    inputs, outputs = inputs or ports_of(example, "input"), outputs or ports_of(answers, "output")
     if path.suffix == ".pt2":
+        program = capture(model, example, inputs)
+        check(program_runner(program), model, example, inputs, outputs)
         torch.export.save(program, path, extra_files=dict(about))
-    else:
-        onnx.save(_described(_to_onnx(program), about), path)
+        return "torch.export"
+    made, way = _made(model, example, inputs, outputs)
+    content = described(made, about, inputs, outputs).SerializeToString()
+    file_runner(content, inputs, outputs)(example)
+    integer = any(node.op_type in INTEGER for node in made.graph.node)
+    # Of an integer file what is written is checked, not the kernels: in a deep network each rounding may tip the next.
+    run = file_runner(content, inputs, outputs, optimized=not integer)
+    check(run, model, example, inputs, outputs, INTEGER_ERROR if integer else FLOAT_ERROR)
+    path.write_bytes(content)
+    return way
 
 
-def dynamic_int8(path: Path) -> None:
-    """Make the weights of the fp32 ONNX file at `path` int8, its activations quantized as they come.
-
-    Fully connected layers only: ONNX Runtime's dynamic convolution is slower than its float one.
-    """
-    about = {prop.key: prop.value for prop in onnx.load(path).metadata_props}
-    root = logging.getLogger()
-    level = root.level
-    root.setLevel(logging.ERROR)  # it advises a preprocessing step that this graph has had, on the root logger
+def _made(
+    model: nn.Module, example: Example, inputs: Sequence[Port], outputs: Sequence[Port]
+) -> tuple[onnx.ModelProto, str]:
+    """The ONNX model by the first exporter that knows the network, and its name."""
     try:
-        ort_quantization.quantize_dynamic(
-            path,
-            path,
-            op_types_to_quantize=["MatMul", "Gemm"],
-            weight_type=ort_quantization.QuantType.QInt8,
-            per_channel=True,
-        )
-    finally:
-        root.setLevel(level)
-    onnx.save(_described(onnx.load(path), about), path)
+        return exporter.to_onnx(capture(model, example, inputs), inputs, outputs)
+    except Exception as problem:  # the exporter's own classes have no common base
+        if isinstance(problem, CaptureError) and not isinstance(problem, UnknownOperatorError):
+            raise
+        failed = problem
+    try:
+        return exporter.scripted(model, example, inputs, outputs), "torchscript"
+    except Exception:
+        reason = failed.message if isinstance(failed, TaskError) else str(failed).strip().splitlines()[0]
+        raise ExportError(f"neither of torch's exporters knows the network: {reason}", "export") from failed
 
 
-def _global_average(maps: Any, size: Any) -> Any:
-    """As one operator, which integer kernels know; the exporter's own translation is a mean over two axes."""
-    if tuple(size) != (1, 1):
-        raise NotImplementedError(f"adaptive_avg_pool2d: only the output size (1, 1) is exported, not {size}")
-    return op.GlobalAveragePool(maps)
+Run = Callable[[Example], Sequence[np.ndarray]]
 
 
-def _to_onnx(program: torch.export.ExportedProgram) -> onnx.ModelProto:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # deprecations inside the exporter, in every export
-        if all(n.op != "call_function" or n.target in TRANSLATED for n in program.graph.nodes):
-            return translated(program)
-        return exported(program)
+def file_runner(content: bytes, inputs: Sequence[Port], outputs: Sequence[Port], optimized: bool = True) -> Run:
+    """The ONNX model `content` on ONNX Runtime, one thread. Raises ExportError when it does not load."""
+    options = onnxruntime.SessionOptions()
+    if not optimized:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 4
+    try:
+        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    except Exception as problem:  # its exception classes have no common base
+        raise ExportError(
+            f"ONNX Runtime cannot load the file that was made: {_first_line(problem)}", "export"
+        ) from None
+    known = {each.name for each in session.get_inputs()}  # one that the model ignores is not among them
+
+    def run(given: Example) -> Sequence[np.ndarray]:
+        feeds = {port.name: each.numpy() for port, each in zip(inputs, given, strict=True) if port.name in known}
+        found: Sequence[np.ndarray] = session.run([port.name for port in outputs], feeds)
+        return found
+
+    return run
 
 
-def exported(program: torch.export.ExportedProgram) -> onnx.ModelProto:
-    """By torch's public exporter: any program, 1.2 CPU-seconds."""
-    made = torch.onnx.export(
-        program,
-        dynamo=True,
-        verbose=False,
-        opset_version=OPSET,
-        input_names=[INPUT],
-        output_names=[OUTPUT],
-        custom_translation_table={GLOBAL_AVERAGE: _global_average},
-    )
-    assert made is not None
-    return made.model_proto
+def program_runner(program: torch.export.ExportedProgram) -> Run:
+    """The captured program in torch."""
+    module = program.module()
+    return lambda given: [each.detach().numpy() for each in outputs_of(module(*given))]
 
 
-def translated(program: torch.export.ExportedProgram) -> onnx.ModelProto:
-    """By the inner steps of the same exporter, 0.1 CPU-seconds; the same graph for programs of TRANSLATED operators.
+def check(
+    run: Run,
+    model: nn.Module,
+    example: Example,
+    inputs: Sequence[Port],
+    outputs: Sequence[Port],
+    allowed: float = FLOAT_ERROR,
+) -> None:
+    """Raise ExportError when `run` does not say what `model` says, at several sizes of every free axis.
 
-    The public function reads its table of translations anew for every model and decomposes every operator first,
-    which changes nothing for these. The steps are private to torch, whose version is pinned exactly.
+    `allowed`: the relative error that an output may have. Sizes that the model itself refuses are left out.
     """
-    made = _core._exported_program_to_onnx_program(program, registry=_registry())
-    made.optimize()
-    _ir_passes.rename_inputs(made.model, [INPUT])
-    _ir_passes.rename_outputs(made.model, [OUTPUT])
-    return made.model_proto
+    for given in (example, *_other_sizes(example, inputs)):
+        try:
+            with torch.no_grad():
+                wanted = outputs_of(model(*given))
+        except Exception:
+            if given is example:
+                raise
+            continue
+        sizes = ", ".join(f"{port.name} {tuple(each.shape)}" for port, each in zip(inputs, given, strict=True))
+        try:
+            found = run(given)
+        except Exception as problem:
+            reason = _first_line(problem)
+            raise ExportError(f"the file fails at {sizes}, where the model runs: {reason}", "export") from None
+        for port, said, exact in zip(outputs, found, wanted, strict=True):
+            error = relative_error(np.asarray(said), exact.numpy())
+            if not error <= allowed:
+                raise ExportError(
+                    f"the file's output {port.name} is not the model's at {sizes}: relative error {error:.2g}, "
+                    f"at most {allowed:g} is rounding",
+                    "export",
+                )
 
 
-@functools.cache
-def _registry() -> _registration.ONNXRegistry:
-    registry = _registration.ONNXRegistry().from_torchlib(opset_version=OPSET)
-    registry.register_op(GLOBAL_AVERAGE, _global_average, is_complex=False)
-    return registry
+def _first_line(problem: Exception) -> str:
+    return str(problem).strip().splitlines()[0]
 
 
-def _described(model: onnx.ModelProto, about: Mapping[str, str]) -> onnx.ModelProto:
-    """`model` with `about` as its metadata and without traces of how it was made (stack traces, folders)."""
-    graph = model.graph
-    for part in (graph, *graph.node, *graph.input, *graph.output, *graph.initializer, *graph.value_info):
-        part.ClearField("metadata_props")
-        part.ClearField("doc_string")
-    graph.ClearField("value_info")
-    for value in (*graph.input, *graph.output):
-        value.type.tensor_type.shape.dim[0].dim_param = BATCH
-    onnx.helper.set_model_props(model, dict(about))
-    return model
+def _other_sizes(example: Example, inputs: Sequence[Port]) -> Iterator[Example]:
+    """The example with one row, with three rows, and with each further free axis halved."""
+    names = [name for port in inputs for name in port.shape if isinstance(name, str)]
+    for name in dict.fromkeys(names):
+        size = next(
+            each.shape[port.shape.index(name)] for each, port in zip(example, inputs, strict=True) if name in port.shape
+        )
+        for length in (1, size + 1) if name == names[0] else (max(2, size // 2),):
+            yield tuple(
+                _resized(each, port.shape.index(name), length) if name in port.shape else each
+                for each, port in zip(example, inputs, strict=True)
+            )
+
+
+def _resized(tensor: torch.Tensor, axis: int, length: int) -> torch.Tensor:
+    rows = torch.arange(length) % tensor.shape[axis]
+    return tensor.index_select(axis, rows).contiguous()
+
+
+def relative_error(said: np.ndarray, exact: np.ndarray) -> float:
+    """Root mean square of the difference over that of `exact`; inf for other shapes or values not finite alike."""
+    if said.shape != exact.shape:
+        return np.inf
+    a, b = said.astype(np.float64), exact.astype(np.float64)
+    same = np.isfinite(b)
+    if not np.array_equal(same, np.isfinite(a)):
+        return np.inf
+    scale = np.sqrt(np.mean(b[same] ** 2)) if same.any() else 0.0
+    error = np.sqrt(np.mean((a[same] - b[same]) ** 2)) if same.any() else 0.0
+    return float(error / scale) if scale else float(error)

@@ -18,7 +18,8 @@ from trainers.pytorch import models, prune, quantize
 from trainers.pytorch.course import Course, open_course
 from trainers.pytorch.device import device_of
 from trainers.pytorch.distill import TrainingLoss, lecture_of
-from trainers.pytorch.export import dynamic_int8, export
+from trainers.pytorch.export import export
+from trainers.pytorch.post_training import dynamic_int8
 from trainers.pytorch.program import TorchProgram
 from trainers.pytorch.train import Constraint, Plan, fit
 from trainers.recipe import Recipe, RecipeError
@@ -190,27 +191,27 @@ def _prune(trial: _Trial) -> None:
 
 
 def _quantize(trial: _Trial) -> None:
-    """Fold batch norm; make the network an integer one where the scheme asks for it."""
+    """Make the network an integer one where the scheme asks for it."""
     scheme, tuning = trial.recipe.quantization.scheme, trial.recipe.finetuning
     if scheme in ("none", "dynamic_int8"):
-        trial.model = quantize.fold_batch_norm(trial.model)
         return
     with trial.stage("quantize"):
-        calibration = trial.course.samples()[0][0]
-        trial.model = quantize.prepare(trial.model, calibration, bits=4 if scheme == "qat_int4" else 8)
+        calibration, inputs = trial.course.samples(), trial.course.info.inputs
+        trial.model = quantize.prepare(trial.model, calibration, 4 if scheme == "qat_int4" else 8, inputs)
     if scheme.startswith("qat"):
         quantize.unfreeze(trial.model)
         held = prune.HeldMasks(trial.model, trial.masks)
         trial.fit("qat", tuning.qat_epochs, QAT_RATE * tuning.learning_rate, held)
-        quantize.freeze(trial.model, calibration)
+        quantize.freeze(trial.model, calibration[0])
 
 
 def _write(trial: _Trial, file: Path, versions: dict[str, str]) -> dict[str, torch.Tensor]:
     """Export to `file`; returns the weights in it, as they count for the sparsity."""
+    info = trial.course.info
     about = {
         "recipe": json.dumps(trial.recipe.essence(), sort_keys=True),
         "versions": json.dumps(versions, sort_keys=True),
-        "data": trial.course.info.data_digest,
+        "data": info.data_digest,
     }
     model = trial.model.cpu()
     if isinstance(model, fx.GraphModule):
@@ -218,7 +219,7 @@ def _write(trial: _Trial, file: Path, versions: dict[str, str]) -> dict[str, tor
         weights = quantize.integer_weights(model)
     else:
         weights = {name: layer.weight for name, layer in models.prunable(model).items()}
-    export(model, trial.course.samples(2)[0][0], file, about)
+    export(model, trial.course.samples(2)[0], file, about, info.inputs, info.outputs)
     if trial.recipe.quantization.scheme == "dynamic_int8":
         dynamic_int8(file)
     return weights
