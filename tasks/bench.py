@@ -31,11 +31,15 @@ class Bench:
 
     def open(self, wants: Wants) -> Splits:
         """The study's data, as the model wants it; notes say what was made by us."""
-        return Splits(source_of(self, wants), self.spec)
+        return Splits(source_of(self, wants), self.spec, wants)
 
     def task(self, name: str, half: Half, splits: Splits) -> Task:
         """The finished task."""
-        return ComposedTask(self.spec, self.home, self.progress, name, half, splits, self.parts, self.code)
+
+        def reopen() -> Splits:
+            return Splits(source_of(self, splits.wants), self.spec)
+
+        return ComposedTask(self.spec, self.home, self.progress, name, half, splits, self.parts, self.code, reopen)
 
 
 def source_of(bench: Bench, wants: Wants) -> Source:

@@ -125,9 +125,10 @@ class ComposedTask:
         splits: Splits,
         parts: Parts,
         code: str = "",
+        reopen: Callable[[], Splits] | None = None,
     ) -> None:
         self.spec, self.home, self.progress, self.name = spec, home, progress, name
-        self.half, self.splits, self.parts, self.code = half, splits, parts, code
+        self.half, self.splits, self.parts, self.code, self._reopen = half, splits, parts, code, reopen
 
     def info(self) -> TaskInfo:
         """See Task."""
@@ -241,6 +242,10 @@ class ComposedTask:
     def data(self, split: str) -> TaskData:
         """See Task."""
         return TaskData(self.splits.open(split), self._batch)
+
+    def repeats(self, split: str) -> bool:
+        """Whether the source, opened anew, gives the same samples: else every worker would have data of its own."""
+        return self._reopen is None or self._reopen().open(split).digest() == self.splits.open(split).digest()
 
     def scorer(self) -> Scorer:
         """See Task."""

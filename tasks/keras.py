@@ -98,6 +98,7 @@ class KerasProgram:
         self.inputs = Form(None, ())
         self.outputs = _outputs_form(self.model, self.softmax)
         self.ports: tuple[Port, ...] = ()
+        self._kept(self.model)
 
     def build(self, model: str) -> Any:
         """The named model, with the user's weights where there are any, else a fresh start."""
@@ -128,16 +129,20 @@ class KerasProgram:
 
     def keep(self, network: Any) -> tuple[str, ...]:
         """Names of layers that must keep their width: those that make outputs, frozen ones, and named ones."""
-        names = [layer.name for layer in network.layers]
         outputs = {tensor.node.layer.name for tensor in network.outputs}
         frozen = {layer.name for layer in network.layers if layer.weights and not layer.trainable}
+        return tuple(sorted({*outputs, *frozen, *self._kept(network)}))
+
+    def _kept(self, network: Any) -> list[str]:
+        """What the study and the file name; raises TaskError for a layer that is not there."""
         wanted = list(self.named)
         if self.parts.keep is not None:
             wanted += self.parts.called("keep") if callable(self.parts.keep) else self.parts.keep
+        names = [layer.name for layer in network.layers]
         for name in wanted:
             if name not in names:
                 raise TaskError(f"task.keep: the model has no layer {name!r}{nearest(name, names)}", "model")
-        return tuple(sorted({*outputs, *frozen, *wanted}))
+        return wanted
 
     def augment(self, inputs: Mapping[str, Any], seed: int) -> Mapping[str, Any]:
         """The batch as training sees it: what the user's augment makes of it, else the inputs themselves."""

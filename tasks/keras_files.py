@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import warnings
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,6 +35,12 @@ ENDINGS = ("_initializer", "_regularizer", "_constraint")
 
 def read(path: Path) -> Any:
     """The model in a `.keras` or `.h5` file or a SavedModel folder, compiled as it was saved; raises TaskError."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of optimizers, which are not used
+        return _read(path)
+
+
+def _read(path: Path) -> Any:
     if path.suffix in (".h5", ".hdf5"):
         _refuse_code(path, _h5_config(path))
     elif path.suffix == ".keras":
@@ -127,6 +134,13 @@ def _class_names(config: Any) -> Iterator[str]:
             yield from _class_names(value)
 
 
+_OUTSIDE = (
+    "an operation outside of layers, or by a layer that is used more than once, which cannot be rebuilt for the "
+    "compression library; use keras.layers.Add, Multiply or Concatenate instead of + and *, or write FILE.py:NAME with "
+    "tf_keras"
+)
+
+
 def rebuilt(model: Any, name: str) -> Any:
     """A Sequential or Functional model of Keras 3 -> the same in tf_keras, with its weights; raises TaskError."""
     kind = type(model).__name__
@@ -141,17 +155,13 @@ def rebuilt(model: Any, name: str) -> Any:
         given = _once(layer, "input", name)
         inputs = [made.get(id(each)) for each in (given if isinstance(given, list) else [given])]
         if any(each is None for each in inputs):
-            raise TaskError(
-                f"{name}: layer {layer.name} is fed by an operation outside of layers; use keras.layers.Add, Multiply "
-                "or Concatenate instead of + and *, or write FILE.py:NAME with tf_keras",
-                "model",
-            )
+            raise TaskError(f"{name}: layer {layer.name} is fed by {_OUTSIDE}", "model")
         twin = _twin(layer, name)
         made[id(_once(layer, "output", name))] = twin(inputs if len(inputs) > 1 else inputs[0])
         twin.set_weights(layer.get_weights())
     missing = [tensor.name for tensor in model.outputs if id(tensor) not in made]
     if missing:
-        raise TaskError(f"{name}: its outputs {', '.join(missing)} are not made by a layer; end it in one", "model")
+        raise TaskError(f"{name}: its output {missing[0]} is made by {_OUTSIDE}", "model")
     network = tf_keras.Model(
         [made[id(tensor)] for tensor in model.inputs], [made[id(tensor)] for tensor in model.outputs], name=model.name
     )

@@ -12,6 +12,7 @@ from tasks.address import Address, read
 from tasks.base import Progress, Task, TaskError, TaskSpec
 from tasks.describe import BUILT_IN, GROUP, is_plain, metrics_of, models_of, trainers_of, user_files
 from tasks.problems import problems
+from tasks.sources import guest
 from tasks.user_code import defined, fetch, guarded
 
 __all__ = ["load", "metrics_of", "models_of", "problems", "trainers_of", "user_files"]
@@ -29,7 +30,7 @@ def load(spec: TaskSpec, home: Path, progress: Progress = silent) -> Task:
     Raises TaskError when it cannot work as it stands: everything that a file's names and text can tell before the
     user's code runs, and whatever that code raises.
     """
-    if found := problems(spec):
+    if not guest(spec, home) and (found := problems(spec)):
         raise TaskError("; ".join(f"task.{problem}" for problem in found))
     if spec.name and not is_plain(spec):
         return _made(_factory(spec), spec, home, progress)

@@ -43,6 +43,7 @@ class OnnxProgram:
 
     def __init__(self, model: OnnxFile, keep: Collection[str]) -> None:
         self._model, self._keep = model, tuple(keep)
+        self.keep()
 
     def file(self, model: str) -> Path:
         """The float file of the named model, its batch axis free."""
@@ -209,6 +210,7 @@ class OnnxHalf:
         self.parts: Parts = bench.parts
         self.notes = model.notes
         self.declared = tuple(model.input_ports())
+        self._program = OnnxProgram(model, bench.spec.keep)
         self._outputs: Form | None = None
 
     def adapt(self, inputs: Tree, targets: Tree | None) -> tuple[Tree, Tree | None]:
@@ -278,7 +280,7 @@ class OnnxHalf:
 
     def program(self) -> OnnxProgram:
         """See Half."""
-        return OnnxProgram(self.model, self.bench.spec.keep)
+        return self._program
 
     def serving(self) -> Serving | None:
         """See Half."""

@@ -94,6 +94,8 @@ class OwnScorer:
 
 def _number(value: Any, name: str) -> float:
     """A float of a number, or of an array or tensor that holds one."""
+    if value is None:
+        raise TaskError(f"metric() returned None as {name}; return one number", "metric")
     try:
         array = np.asarray(value.detach().cpu() if hasattr(value, "detach") else value, np.float64)
         number = float(array.reshape(-1)[0]) if array.size == 1 else math.nan

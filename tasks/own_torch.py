@@ -36,9 +36,17 @@ class OwnSubject:
     def build(self, model: str = "") -> nn.Module:
         """See Subject; the weights are of the first model."""
         chosen = model or self.name
-        made = instance(self.factories[chosen], chosen, self.folder)
+        made = self._made(chosen)
         if isinstance(made, nn.Module) and self.spec.weights and chosen == self.name:
             weights.fit(made, located(self.spec, self.spec.weights))
+        return made
+
+    def _made(self, name: str) -> nn.Module:
+        made: nn.Module = instance(self.factories[name], name, self.folder)
+        lazy = [n for n, each in made.named_parameters() if nn.parameter.is_lazy(each)] if _is_module(made) else []
+        if lazy:
+            layer = lazy[0].rpartition(".")[0] or "it"
+            raise TaskError(f"{name}: layer {layer} has no sizes yet (a Lazy layer); give it its sizes", "model")
         return made
 
     def pretrained(self, model: str = "") -> bool:
@@ -59,7 +67,7 @@ class OwnSubject:
         for seed in (0, 1):
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
-                states.append(instance(self.factories[name], name, self.folder).state_dict())
+                states.append(self._made(name).state_dict())
         weighted = [key for key, value in states[0].items() if value.is_floating_point() and value.dim() > 1]
         alike = bool(weighted) and all(torch.equal(states[0][key], states[1][key]) for key in weighted)
         if alike:
@@ -68,6 +76,10 @@ class OwnSubject:
                 "says that it is not"
             )
         return alike
+
+
+def _is_module(made: object) -> bool:
+    return isinstance(made, nn.Module)
 
 
 def own_task(bench: Bench, factories: Mapping[str, Callable[[], Any]], folder: Path | None) -> Task:

@@ -17,6 +17,7 @@ from tasks.sources.csv import first_file, header
 from tasks.user_code import defined, parsed
 
 LOSSES = ("cross_entropy", "mse", "l1", "bce")
+WHOLE = ("onnx", "keras", "hf")  # kinds of model that hold their weights themselves
 FIELDS = ("name", "model", "data", "loss", "metric")
 
 
@@ -64,7 +65,8 @@ def _not_there(spec: TaskSpec) -> Iterator[str]:
             yield f"task.{field}: {path} is not there{_beside(path)}"
         elif address.kind == "imagefolder" and not path.is_dir():
             yield f"task.{field}: {path} is a file; name a folder with one folder of images per class"
-    if spec.weights and spec.weights != "pretrained" and not located(spec, spec.weights).is_file():
+    whole = bool(spec.model) and read("model", spec.model).kind in WHOLE
+    if spec.weights and spec.weights != "pretrained" and not whole and not located(spec, spec.weights).is_file():
         path = located(spec, spec.weights)
         yield f"task.weights: {path} is not there{_beside(path)}"
 
@@ -123,7 +125,7 @@ def _not_fitting(spec: TaskSpec) -> Iterator[str]:
         yield "task.text: only a text model (hf:) reads text; leave it out"
     if spec.length and model.kind != "hf":
         yield "task.length: only a text model (hf:) has a length in tokens; leave it out"
-    if spec.weights and model.kind in ("onnx", "keras", "hf"):
+    if spec.weights and model.kind in WHOLE:
         yield f"task.weights: {model.place} holds its weights itself; leave task.weights out"
     if data.kind == "csv":
         yield from _columns(spec, data.path(spec))

@@ -14,6 +14,8 @@ from tasks.base import TaskError
 from tasks.tree import Tree, arrays, filled, integers, leaves, stacked, taken
 from tasks.user_code import guarded
 
+COUNT = "tokens"  # the column that holds how many tokens of a row are no padding
+STEP = 8  # lengths are rounded up to it, as integer kernels like it
 PROBED = 8  # samples that are read twice to learn whether a dataset augments
 
 
@@ -77,6 +79,30 @@ def labels_of(targets: Tree | None) -> np.ndarray | None:
         if name in found and found[name].ndim == 1 and found[name].dtype.kind in "iu":
             return np.asarray(found[name], np.int64)
     return None
+
+
+class TokenSamples(ArraySamples):
+    """Encoded texts: a batch is as wide as its longest text, rounded up to STEP."""
+
+    def __init__(self, samples: ArraySamples, names: tuple[str, ...], length: int) -> None:
+        super().__init__(samples.inputs, samples.targets, samples.digest(), samples.place)
+        self.names, self.length = names, length
+        self.lengths = np.asarray(samples.inputs[COUNT], np.int64)
+
+    def take(self, rows: np.ndarray, epoch: int | None = None) -> tuple[Tree, Tree | None]:
+        """int64 [B, longest] by input name; targets as they are."""
+        inputs, targets = super().take(rows, epoch)
+        counts = np.asarray(inputs[COUNT], np.int64)
+        width = min(self.length, rounded(int(counts.max(initial=1))))
+        batch = {name: inputs[name][:, :width].astype(np.int64) for name in self.names if name in inputs}
+        if "attention_mask" in self.names:
+            batch["attention_mask"] = (np.arange(width) < counts[:, None]).astype(np.int64)
+        return {name: batch[name] for name in self.names}, targets
+
+
+def rounded(length: int) -> int:
+    """The next multiple of STEP."""
+    return -(-length // STEP) * STEP
 
 
 class Subset:

@@ -38,7 +38,8 @@ class Splits:
     `notes` is complete from the start; samples are read when a split is asked for, `test` only then.
     """
 
-    def __init__(self, source: Source, spec: TaskSpec) -> None:
+    def __init__(self, source: Source, spec: TaskSpec, wants: Any = None) -> None:
+        self.wants = wants  # with which the source was opened
         if "train" not in source.given:
             found = ", ".join(source.given) or "nothing"
             raise TaskError(f"{source.name}: has no training split, only {found}; name one with task.train", "data")

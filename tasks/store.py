@@ -169,13 +169,15 @@ def _read(file: Path, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     return np.fromfile(file, dtype).reshape(shape)
 
 
-def travelled(home: Path, wanted: Mapping[str, Any]) -> Path | None:
-    """The folder of samples whose key holds all of `wanted`: how they are found where the source itself is not."""
+def travelled(home: Path, wanted: Mapping[str, Any]) -> list[Path]:
+    """Folders of samples whose key holds all of `wanted`: how they are found where the source itself is not."""
+    found = []
     for file in sorted((home / "data").glob(f"*/{cache.KEY}")):
         key = json.loads(file.read_text())
-        if all(key.get(name) == value for name, value in wanted.items()) and cache.get(file.parent):
-            return file.parent
-    return None
+        holds_samples = (file.parent / META).is_file()
+        if holds_samples and all(key.get(name) == value for name, value in wanted.items()) and cache.get(file.parent):
+            found.append(file.parent)
+    return found
 
 
 def fits(home: Path, size: int) -> bool:

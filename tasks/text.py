@@ -20,8 +20,9 @@ from tasks.address import Address, install
 from tasks.base import ACCURACY, Metric, Serving, TaskError, TaskSpec
 from tasks.images import ImageOptions
 from tasks.imports import import_torchvision
+from tasks.samples import COUNT
 from tasks.scorers import METRICS
-from tasks.sources.text import COUNT, Texts
+from tasks.sources.text import Texts
 
 UNBOUNDED = 100_000  # tokenizers without a limit say 1e30
 WEIGHT_FILES = (

@@ -15,7 +15,7 @@ from tasks.address import nearest
 from tasks.base import Arrays, Port, TaskError
 from tasks.own import Parts, takes_targets
 from tasks.ports import Form, form_of
-from tasks.tree import Tree, leaves, mapped, plain
+from tasks.tree import Tree, filled, leaves, mapped, plain
 from tasks.user_code import guarded
 
 Tensors = Mapping[str, torch.Tensor]
@@ -125,6 +125,7 @@ class Program:
     def probe(self, examples: Sequence[Arrays]) -> list[Arrays]:
         """The model's outputs on examples, by name; settles what the outputs are called and how the model is called."""
         model = self._user_model()
+        self._kept(model)
         found: list[Arrays] = []
         for example in examples:
             tensors = {name: torch.as_tensor(np.ascontiguousarray(array)) for name, array in example.items()}
@@ -134,7 +135,7 @@ class Program:
                 raw = call(model, nested)
             tree = _tensors_only(plain(raw))
             if self.outputs is None:
-                if not list(leaves(tree)):
+                if not list(filled(tree)):
                     raise TaskError(f"the model {self.subject.name} returned {type(raw).__name__}, no tensor", "model")
                 self.outputs = form_of(mapped(lambda _: None, tree), "output")
                 self._wraps = not is_flat(model, nested, raw)
@@ -189,16 +190,18 @@ class Program:
         """See TorchProgram: layers whose result is an output, layers of which nothing is trainable, and named ones."""
         prefix = "model." if self._wraps else ""
         found = {f"{prefix}{name}" for name in self.subject.heads} | set(self._heads(network)) | _frozen(network)
+        return sorted(found | {f"{prefix}{name}" for name in self._kept(network, prefix)})
+
+    def _kept(self, network: nn.Module, prefix: str = "") -> list[str]:
+        """What the study and the file name, in the names of the user's own model; raises TaskError for unknown ones."""
         wanted = list(self.named)
         if self.parts.keep is not None:
             wanted += self.parts.called("keep") if callable(self.parts.keep) else self.parts.keep
-        names = [name for name, _ in network.named_modules() if name]
+        own = [name.removeprefix(prefix) for name, _ in network.named_modules() if name]
         for name in wanted:
-            if f"{prefix}{name}" not in names:
-                own = [each.removeprefix(prefix) for each in names]
+            if name not in own:
                 raise TaskError(f"task.keep: the model has no layer {name!r}{nearest(name, own)}", "model")
-            found.add(f"{prefix}{name}")
-        return sorted(found)
+        return wanted
 
     def _heads(self, network: nn.Module) -> list[str]:
         """Modules whose result is itself an output of the network."""

@@ -77,7 +77,7 @@ def fit(model: Any, path: Path, heads: Collection[str] = ()) -> tuple[str, ...]:
     lists the first names and shapes that differ.
     """
     own = model.state_dict()
-    state = stripped(read(path), own)
+    state = given = stripped(read(path), own)
     state = {name: value for name, value in state.items() if name in own or not _counts_only(name)}
     replaced = _replaced(own, state, heads)
     state = {name: value for name, value in state.items() if not _within(name, replaced)}
@@ -86,7 +86,7 @@ def fit(model: Any, path: Path, heads: Collection[str] = ()) -> tuple[str, ...]:
     surplus = [name for name in state if name not in own]
     shapes = [n for n in state if n in own and state[n].shape != own[n].shape]
     if missing or surplus or shapes:
-        raise TaskError(f"{path.name}: {_differences(own, state, missing, surplus, shapes)}", "weights")
+        raise TaskError(f"{path.name}: {_differences(own, given, missing, surplus, shapes)}", "weights")
     model.load_state_dict(state, strict=False)
     return replaced
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from tasks import run
 from tasks.base import Arrays, Batch, Dataset, Port, Task, TaskInfo
 
 ROWS = 4  # samples in the batches that are tried
@@ -29,9 +30,9 @@ def check_task(task: Task) -> TaskInfo:
     for trainer, models in info.models.items():
         program = task.program(trainer)
         for model in models:
-            outputs = _OUTPUTS[trainer](program, model, batch, info) if trainer in _OUTPUTS else None
-            if outputs is not None:
-                _check_outputs(outputs, batch, info, f"{trainer}/{model}")
+            if trainer in run.TRAINERS:
+                _FRAMEWORK[trainer](program, model, batch, info)
+                outputs = _run(run.runner(trainer, program, model, info), model, batch, info)
                 _check_judging(task, info, outputs, batch)
     serving = task.serving()
     assert serving is None or json.dumps(serving.to_dict()), "serving() must be plain data"
@@ -100,11 +101,21 @@ def _check_arrays(arrays: Arrays, ports: tuple[Port, ...], rows: int, where: str
         assert fits, f"{where}: {port.name} is {list(array.shape)}, its port says {expected}"
 
 
-def _check_outputs(outputs: Arrays, batch: Batch, info: TaskInfo, where: str) -> None:
-    assert set(outputs) == {port.name for port in info.outputs}, f"{where}: outputs {sorted(outputs)}"
-    _check_arrays(outputs, info.outputs, len(batch), f"{where} outputs")
+def _run(runner: run.Runner, model: str, batch: Batch, info: TaskInfo) -> Arrays:
+    """The model's outputs, checked with its loss."""
+    outputs, again = runner.outputs(batch), runner.outputs(batch)
+    assert set(outputs) == {port.name for port in info.outputs}, f"{model}: outputs {sorted(outputs)}"
+    _check_arrays(outputs, info.outputs, len(batch), f"{model} outputs")
     for name, array in outputs.items():
-        assert np.isfinite(np.asarray(array, np.float64)).all(), f"{where}: output {name} holds NaN or infinity"
+        assert np.isfinite(np.asarray(array, np.float64)).all(), f"{model}: output {name} holds NaN or infinity"
+        assert np.allclose(array, again[name], 1e-4, 1e-5), (
+            f"{model}: two runs on the same batch differ in {name}; nothing may be random in eval mode"
+        )
+    if info.trains:
+        loss, reached = runner.loss(batch)
+        assert math.isfinite(loss), f"{model}: loss() gives {loss}"
+        assert reached, f"{model}: the loss does not depend on any weight"
+    return outputs
 
 
 def _check_judging(task: Task, info: TaskInfo, outputs: Arrays, batch: Batch) -> None:
@@ -120,101 +131,42 @@ def _check_judging(task: Task, info: TaskInfo, outputs: Arrays, batch: Batch) ->
     assert abs(agreement - 1.0) < 1e-6, f"outputs agree with themselves by {agreement}, not 1"
 
 
-def _torch(program: Any, model: str, batch: Batch, info: TaskInfo) -> Arrays:
-    """The contract of `trainers.pytorch.program.TorchProgram`; returns the outputs on the batch."""
+def _torch(program: Any, model: str, batch: Batch, info: TaskInfo) -> None:
+    """What `trainers.pytorch.program.TorchProgram` promises beyond outputs and loss."""
     import torch
 
     network = program.build(model)
     assert not network.training, f"{model}: build() must give it in eval mode"
-    inputs = {port.name: torch.from_numpy(np.ascontiguousarray(batch.inputs[port.name])) for port in info.inputs}
-    with torch.no_grad():
-        outputs = _named(network(*inputs.values()), info)
-        again = _named(network(*inputs.values()), info)
-    for name in outputs:
-        assert torch.allclose(outputs[name], again[name], 1e-4, 1e-5), (
-            f"{model}: two runs on the same batch differ in {name}; nothing may be random in eval mode"
-        )
     if program.pretrained(model):
         twin = program.build(model).state_dict()
         same = all(torch.equal(value, twin[name]) for name, value in network.state_dict().items())
         assert same, f"{model}: pretrained, but two builds have different weights"
     names = dict(network.named_modules())
     assert set(program.keep(network)) <= set(names), f"{model}: keep() names modules that are not there"
-    if info.trains:
-        _check_torch_loss(program, network, model, inputs, batch, info)
-    return {name: tensor.numpy() for name, tensor in outputs.items()}
-
-
-def _named(raw: Any, info: TaskInfo) -> dict[str, Any]:
-    found = raw if isinstance(raw, tuple) else (raw,)
-    assert len(found) == len(info.outputs), f"the network returns {len(found)} tensors for {len(info.outputs)} ports"
-    return {port.name: tensor for port, tensor in zip(info.outputs, found, strict=True)}
-
-
-def _check_torch_loss(
-    program: Any, network: Any, model: str, inputs: Mapping[str, Any], batch: Batch, info: TaskInfo
-) -> None:
-    import torch
-
-    generator = torch.Generator().manual_seed(0)
-    moved = program.augment(inputs, generator)
+    inputs = {port.name: torch.from_numpy(np.array(batch.inputs[port.name])) for port in info.inputs}
+    moved = program.augment(inputs, torch.Generator().manual_seed(0))
     assert set(moved) == set(inputs), f"augment() gives {sorted(moved)}, the inputs are {sorted(inputs)}"
-    network.train()
-    loss = program.loss(_named(network(*moved.values()), info), moved, _tensors(batch.targets))
-    network.eval()
-    assert loss.dim() == 0, f"{model}: loss() gives a tensor of shape {list(loss.shape)}, not one number"
-    assert torch.isfinite(loss), f"{model}: loss() gives {float(loss.detach())}"
-    loss.backward()
-    reached = [parameter.grad is not None for parameter in network.parameters() if parameter.requires_grad]
-    assert not reached or any(reached), f"{model}: the loss does not depend on any weight"
-    network.zero_grad()
+    if info.trains:
+        raw = network(*inputs.values())
+        outputs = dict(zip([port.name for port in info.outputs], raw if isinstance(raw, tuple) else [raw], strict=True))
+        loss = program.loss(outputs, inputs, run.torch_targets(batch.targets))
+        assert loss.dim() == 0, f"{model}: loss() gives a tensor of shape {list(loss.shape)}, not one number"
 
 
-def _tensors(targets: Any) -> Any:
-    import torch
-
-    if isinstance(targets, Mapping):
-        return type(targets)({key: _tensors(value) for key, value in targets.items()})  # type: ignore[call-arg]
-    if isinstance(targets, tuple | list):
-        return tuple(_tensors(value) for value in targets)
-    return None if targets is None else torch.as_tensor(np.array(targets))
-
-
-def _keras(program: Any, model: str, batch: Batch, info: TaskInfo) -> Arrays:
-    """The contract of the Keras half; returns the outputs on the batch."""
-    import tensorflow as tf
-
+def _keras(program: Any, model: str, batch: Batch, info: TaskInfo) -> None:
+    """What the Keras half promises beyond outputs and loss."""
     network = program.build(model)
-    given = [tf.constant(batch.inputs[port.name]) for port in info.inputs]
-    raw = network(given if len(given) > 1 else given[0], training=False)
-    outputs = _named(tuple(raw) if isinstance(raw, list | tuple) else raw, info)
     names = [layer.name for layer in network.layers]
     assert set(program.keep(network)) <= set(names), f"{model}: keep() names layers that are not there"
-    if info.trains:
-        inputs = {port.name: tensor for port, tensor in zip(info.inputs, given, strict=True)}
-        loss = program.loss(outputs, inputs, _constants(batch.targets))
-        assert loss.shape.rank == 0, f"{model}: loss() gives a tensor of shape {loss.shape}, not one number"
-        assert math.isfinite(float(loss)), f"{model}: loss() gives {float(loss)}"
-    return {name: np.asarray(tensor) for name, tensor in outputs.items()}
 
 
-def _constants(targets: Any) -> Any:
-    import tensorflow as tf
-
-    return tf.nest.map_structure(tf.constant, targets)
-
-
-def _onnx(program: Any, model: str, batch: Batch, info: TaskInfo) -> Arrays:
-    """The float file of a task without training; returns its outputs on the batch."""
-    import onnxruntime
-
+def _onnx(program: Any, model: str, batch: Batch, info: TaskInfo) -> None:
+    """What the task of an ONNX file promises."""
     assert not info.trains, "an ONNX file cannot be trained: info().trains must be False"
-    session = onnxruntime.InferenceSession(str(program.file(model)), providers=["CPUExecutionProvider"])
-    names = [port.name for port in info.outputs]
-    return dict(zip(names, session.run(names, dict(batch.inputs)), strict=True))
+    assert program.file(model).is_file(), f"{model}: file() names no file"
 
 
-_OUTPUTS: dict[str, Callable[[Any, str, Batch, TaskInfo], Arrays]] = {
+_FRAMEWORK: dict[str, Callable[[Any, str, Batch, TaskInfo], None]] = {
     "pytorch": _torch,
     "tensorflow": _keras,
     "onnx": _onnx,

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from tasks import store
-from tasks.base import Progress, TaskError, TaskSpec
+from tasks.base import Progress, TaskError, TaskSpec, digest_of
 from tasks.images import ImageOptions
-from tasks.samples import ArraySamples, Samples
+from tasks.samples import ArraySamples, Samples, TokenSamples
 from tasks.splits import Source
 
 # What people call the splits, the usual name first.
@@ -41,6 +41,12 @@ class Wants:
     labels: tuple[str, ...] = ()
     whole: bool = False
 
+    def digest(self) -> str:
+        """Over all that decides how samples are decoded."""
+        image = self.image.decoding() if self.image else None
+        text = self.text.digest if self.text is not None else ""
+        return digest_of([image, text, self.inputs, self.ranks, self.labels, self.whole])
+
 
 @dataclass(frozen=True)
 class Opening:
@@ -54,7 +60,13 @@ class Opening:
     def key(self, split: str, **found: Any) -> dict[str, Any]:
         """The cache key of a split's samples. `found`: what of the source decides them."""
         values = asdict(self.spec)
-        return {"source": {name: values[name] for name in _DECIDING}, "split": split, **found}
+        source = {name: values[name] for name in _DECIDING}
+        return {"source": source, "wants": self.wants.digest(), "split": split, **found}
+
+    @property
+    def is_guest(self) -> bool:
+        """Whether this process runs on a host to which only the cache was brought; see `guest`."""
+        return guest(self.spec, self.home)
 
 
 def which(spec: TaskSpec, split: str, there: list[str], what: str) -> str | None:
@@ -99,27 +111,40 @@ def kept(
     return samples
 
 
+def guest(spec: TaskSpec, home: Path) -> bool:
+    """Whether the study's folder is a copy in the cache, as on other hosts: there the data is the cache's alone."""
+    return Path(spec.folder).absolute().is_relative_to(home.absolute())
+
+
 def guests(opening: Opening) -> Source | None:
-    """The source as it was decoded on another host, where this process runs on one that has only the cache.
-
-    A host is such a guest when the study's folder was brought into the cache itself.
-    """
-    if not Path(opening.spec.folder).absolute().is_relative_to(opening.home.absolute()):
+    """On a host to which only the cache was brought: the source as it was decoded elsewhere; None on any other."""
+    if not opening.is_guest:
         return None
-    source = opening.key("train")["source"]
-    found = store.travelled(opening.home, {"source": source})
-    if found is None:
-        return None
-    facts = store.about(found)["facts"]
+    facts = store.about(_brought(opening, "train"))["facts"]
+    source = Source(opening.spec.data, {}, tuple(facts["classes"]), list(facts["notes"]), facts["facts"])
 
-    def read(split: str) -> ArraySamples:
-        folder = store.travelled(opening.home, {"source": source, "split": split})
-        if folder is None:
-            raise TaskError(f"{opening.spec.data}: the {split} split was not brought to this host", "data")
-        return store.opened(folder)
+    def read(split: str) -> Samples:
+        samples = store.opened(_brought(opening, split))
+        if opening.wants.text is not None:
+            return TokenSamples(samples, opening.wants.text.names, int(source.facts["length"]))
+        return samples
 
-    given = {split: reader(opening, split, functools.partial(read, split)) for split in facts["given"]}
-    return Source(opening.spec.data, given, tuple(facts["classes"]), list(facts["notes"]), facts["facts"])
+    source.given = {split: reader(opening, split, functools.partial(read, split)) for split in facts["given"]}
+    return source
+
+
+def _brought(opening: Opening, split: str) -> Path:
+    wanted = opening.key(split)
+    found = store.travelled(opening.home, wanted)
+    if len(found) == 1:
+        return found[0]
+    what = f"the {split} split of {opening.spec.data}"
+    if not found:
+        raise TaskError(f"{what} was not brought to this host", "data")
+    raise TaskError(
+        f"{what}: {len(found)} data sets of that address were brought to this host; name each by a path of its own",
+        "data",
+    )
 
 
 def facts_of(source: Source) -> dict[str, Any]:

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 from tasks import store
 from tasks.base import TaskError
-from tasks.samples import ArraySamples, Samples
+from tasks.samples import Samples, TokenSamples, rounded
 from tasks.sources import Opening, kept
 from tasks.splits import Source
-from tasks.tree import Tree
 
 QUANTILE = 0.99  # of the training texts' lengths: longer texts are cut
-STEP = 8  # lengths are rounded up to it, as integer kernels like it
 BLOCK = 512  # texts encoded at a time
-COUNT = "tokens"  # the column that holds how many tokens of a row are no padding
 
 # One text, or a pair of them, per sample.
 Texts = tuple[Sequence[str], ...]
@@ -39,30 +35,6 @@ class TextEncoder(Protocol):
     def encode(self, texts: Texts, length: int) -> dict[str, np.ndarray]:
         """int32 [N, length] by input name, cut and padded at the right, and int32 [N] `tokens`."""
         ...
-
-
-class TokenSamples(ArraySamples):
-    """Encoded texts: a batch is as wide as its longest text, rounded up to STEP."""
-
-    def __init__(self, samples: ArraySamples, names: tuple[str, ...], length: int) -> None:
-        super().__init__(samples.inputs, samples.targets, samples.digest(), samples.place)
-        self.names, self.length = names, length
-        self.lengths = np.asarray(samples.inputs[COUNT], np.int64)
-
-    def take(self, rows: np.ndarray, epoch: int | None = None) -> tuple[Tree, Tree | None]:
-        """int64 [B, longest] by input name; targets as they are."""
-        inputs, targets = super().take(rows, epoch)
-        counts = np.asarray(inputs[COUNT], np.int64)
-        width = min(self.length, rounded(int(counts.max(initial=1))))
-        batch = {name: inputs[name][:, :width].astype(np.int64) for name in self.names if name in inputs}
-        if "attention_mask" in self.names:
-            batch["attention_mask"] = (np.arange(width) < counts[:, None]).astype(np.int64)
-        return {name: batch[name] for name in self.names}, targets
-
-
-def rounded(length: int) -> int:
-    """The next multiple of STEP."""
-    return -(-length // STEP) * STEP
 
 
 def token_source(
@@ -97,7 +69,7 @@ def _length(opening: Opening, read: Callable[[], tuple[Texts, Any]], found: str,
                 "data",
             )
         return opening.spec.length
-    key = opening.key("train", kind="token counts", found=found, tokenizer=encoder.digest)
+    key = opening.key("token counts", found=found, tokenizer=encoder.digest)
 
     def batches() -> Iterator[tuple[np.ndarray, None]]:
         texts, _ = read()
@@ -130,8 +102,3 @@ def _tokens(
 
     samples = kept(opening, key, batches, source)
     return TokenSamples(samples, encoder.names, length)
-
-
-def reopened(folder: Path, names: tuple[str, ...], length: int) -> TokenSamples:
-    """Tokens that were encoded on another host."""
-    return TokenSamples(store.opened(folder), names, length)
