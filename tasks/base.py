@@ -42,7 +42,8 @@ class Metric:
     """A figure of quality that the task defines, such as accuracy.
 
     `unit` and `scale`: how people read it (`%` and 100 for a fraction). `tolerance`: the loss of quality, in the
-    metric's own unit, that the hypervolume's reference point allows where the study sets no bound.
+    metric's own unit, that the hypervolume's reference point allows where the study sets no bound; None for 0.05 of a
+    fraction, a twentieth of the dense model's value of anything else.
     """
 
     name: str
@@ -51,7 +52,7 @@ class Metric:
     scale: float = 1.0
     digits: int = 2
     title: str = ""
-    tolerance: float = 0.05
+    tolerance: float | None = None
 
     def __post_init__(self) -> None:
         if self.direction not in ("maximize", "minimize"):
@@ -60,6 +61,17 @@ class Metric:
             )
         if not self.name.isidentifier():
             raise ValueError(f"metric: {self.name!r} is not a name; use letters, digits and _")
+
+    @property
+    def fraction(self) -> bool:
+        """Whether it is a share between 0 and 1, shown in per cent."""
+        return self.unit == "%" and self.scale == 100
+
+    def tolerated(self, dense: float) -> float:
+        """The loss of quality that is tolerated of a dense model with this value; above 0."""
+        if self.tolerance is not None:
+            return self.tolerance
+        return 0.05 if self.fraction else 0.05 * abs(dense) or 0.05
 
 
 ACCURACY = Metric("accuracy", "maximize", "%", 100.0, 2, "Accuracy")

@@ -48,6 +48,7 @@ def test_infeasible_trials_are_marked_and_never_among_the_best(tmp_path: Path) -
     told = answer(address(tmp_path), "/api/studies/1")
     assert infeasible
     assert len(told["trials"]) == 6
+    assert told["objective_names"] == ["accuracy", "latency_ms"]
     assert [t["number"] for t in told["trials"] if any(c > 0 for c in t["constraints"])] == infeasible
     best = [t["number"] for t in told["best_trials"]]
     assert best == [t.number for t in sweep.study.best_trials]

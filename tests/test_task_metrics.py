@@ -108,6 +108,9 @@ def test_each_metric_has_a_tolerance_of_its_own_where_the_study_sets_no_bound() 
     wanted = study().model_copy(update={"objectives": ["miou", "boundary_error"], "constraints": []})
     dense = baseline({"miou": 0.8, "boundary_error": 4.0})
     assert reference_point(wanted, metrics, [dense]) == pytest.approx([0.75, 5.5])
+    unsaid = Metrics((IOU, EDGE))
+    assert reference_point(wanted, unsaid, [dense]) == pytest.approx([0.75, 4.2])  # a twentieth of 4 pixels
+    assert reference_point(wanted, unsaid, [baseline({"miou": 0.8, "boundary_error": 0.0})])[1] > 0
 
 
 # -- confirmation -----------------------------------------------------------------------------------------------------

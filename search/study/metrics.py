@@ -161,7 +161,7 @@ class Metrics:
         """The step in which a fraction over so many samples is counted, by name, for what is such a fraction."""
         found = {"export_agreement": 1 / validation}
         for metric in self.task:
-            if metric.unit == "%" and metric.scale == 100:
+            if metric.fraction:
                 for name in (metric.name, f"{metric.name}_drop"):
                     found |= {name: 1 / validation, f"test_{name}": 1 / test}
         return found

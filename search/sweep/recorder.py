@@ -72,9 +72,10 @@ class Log:
         A machine's speed drifts from sweep to sweep, the ratio to its dense baseline does not.
         """
         first = self._tracking.about(self._tracking.sweeps()[0])
-        if first["objectives"] != self._config.study.objectives or first["reference"] is None:
+        names, metrics = self._config.study.objectives, self._sweep.metrics
+        alike = first["objectives"] == names and first["metrics"].directions(names) == metrics.directions(names)
+        if not alike or first["reference"] is None:
             return point
-        names = self._config.study.objectives
         own = zip(names, point, first["reference"], strict=True)
         return [now if name == "latency_ms" else was for name, now, was in own]
 
@@ -94,7 +95,9 @@ def reference_point(study: Study, metrics: Metrics, baselines: Sequence[Baseline
     }
     for metric in metrics.task:
         allowed = [limit.bound for limit in study.limits if (limit.metric, limit.op) == (f"{metric.name}_drop", "<=")]
-        drop, dense = min(allowed, default=metric.tolerance), [b.metrics[metric.name] for b in baselines]
-        worst[metric.name] = min(dense) + drop if metric.direction == "minimize" else max(dense) - drop
+        values = [b.metrics[metric.name] for b in baselines]
+        best = min(values) if metric.direction == "minimize" else max(values)
+        drop = min(allowed, default=metric.tolerated(best))
+        worst[metric.name] = best + drop if metric.direction == "minimize" else best - drop
         worst[f"{metric.name}_drop"] = drop
     return [worst.get(name, 0.0) for name in study.objectives]
