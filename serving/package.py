@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 
 import runtimes.base
-from runtimes.base import Artifact, ArtifactError
+from runtimes.base import Artifact
+from runtimes.ports import batch_axis
 from tasks.base import Arrays, Port
 
 FREE = 2  # rows of the example
@@ -118,9 +119,11 @@ class Package:
         for name, content in self.files.items():
             (folder / "files" / Path(name).name).write_bytes(content)
         if self.example is not None:
-            named = {f"{end}.{name}": v for end, each in zip("io", self.example, strict=True) for name, v in each.items()}
+            named = {
+                f"{end}.{name}": v for end, each in zip("io", self.example, strict=True) for name, v in each.items()
+            }
             kept = io.BytesIO()
-            np.savez(kept, allow_pickle=False, **named)  # type: ignore[arg-type]
+            np.savez(kept, allow_pickle=False, **named)
             (folder / "example.npz").write_bytes(kept.getvalue())
         (folder / "about.json").write_text(json.dumps(self.about.to_dict(), indent=1) + "\n")
         return Artifact(file, self.about.format, self.about.sha256)
@@ -169,13 +172,13 @@ def make(
 def example_of(inputs: Sequence[Port], rows: int = FREE, length: int = 16) -> dict[str, np.ndarray]:
     """Inputs that any model takes: seeded noise for floats, zeros and ones for integers, which are valid as ids too.
 
-    The first axis, where it is open, holds `rows`; other open axes `length`.
+    The batch axis, where it is open, holds `rows`; other open axes `length`.
     """
     random = np.random.default_rng(0)
+    batch = batch_axis(inputs)
     made = {}
     for port in inputs:
-        sizes = [rows if not i else length for i in range(len(port.shape))]
-        shape = [said if isinstance(said, int) else size for said, size in zip(port.shape, sizes, strict=True)]
+        shape = [axis if isinstance(axis, int) else rows if axis == batch else length for axis in port.shape]
         if np.dtype(port.dtype).kind == "f":
             made[port.name] = random.standard_normal(shape).astype(port.dtype)
         else:
@@ -226,6 +229,3 @@ def _example(file: Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]] 
 
 def _first_line(problem: BaseException) -> str:
     return (str(problem).strip() or type(problem).__name__).splitlines()[0][:300]
-
-
-__all__ = ["About", "ArtifactError", "Package", "PackageError", "check_example", "example_of", "make"]

@@ -88,7 +88,7 @@ def measure(
     began = clock()
     for size in sizes:
         run(size)  # the first run of a shape lays out its memory
-        spent = []
+        spent = list[float]()
         share = seconds / len(sizes)
         while len(spent) < 5 or (sum(spent) < share and len(spent) < 200):
             start = clock()
