@@ -70,6 +70,11 @@ class About:
             raise PackageError(f"about.json: it does not describe a model ({missing}); pick the model again") from None
 
     @property
+    def key(self) -> str:
+        """File and version in one: the same file may be registered twice."""
+        return f"{self.sha256[:32]}-{self.label}"
+
+    @property
     def label(self) -> str:
         """How an answer names the version."""
         return self.version or self.sha256[:12]

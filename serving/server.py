@@ -37,7 +37,7 @@ PINNED_BY = "pare-version"
 Scope = Mapping[str, Any]
 Receive = Callable[[], Awaitable[Mapping[str, Any]]]
 Send = Callable[[Mapping[str, Any]], Awaitable[None]]
-Peers = Callable[[], Awaitable[dict[str, dict[str, Any]]]]
+State = Callable[[], Awaitable[dict[str, Any]]]
 Admin = Callable[[str, str], Awaitable[dict[str, Any]]]
 
 
@@ -65,7 +65,7 @@ class Answer:
 class Server:
     """The ASGI application. `name`: of the model; `limit`: bytes of a body; `token`: needed when not empty.
 
-    `peers`: snapshots of all replicas, by their names; `admin`: carries out update or rollback.
+    `state`: the snapshots of all replicas, by their names; `admin`: carries out update or rollback.
     """
 
     def __init__(
@@ -75,11 +75,11 @@ class Server:
         limit: int,
         token: str = "",
         log: AccessLog | None = None,
-        peers: Peers | None = None,
+        state: State | None = None,
         admin: Admin | None = None,
     ) -> None:
         self.service, self.name, self.limit, self.token = service, name, limit, token
-        self._log, self._peers, self._admin = log, peers, admin
+        self._log, self._state, self._admin = log, state, admin
         self._infer_path = f"/v2/models/{name}/infer"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -132,10 +132,11 @@ class Server:
             return await self._predict(scope, headers, receive)
         if path in ("/metrics", "/status"):
             _only(method, "GET", "HEAD")
-            found = await self._peers() if self._peers is not None else {"": self.service.snapshot()}
+            alone = {"replicas": {"": self.service.snapshot()}}
+            found = await self._state() if self._state is not None else alone
             if path == "/status":
-                return Answer(200, orjson.dumps({"name": self.name, "replicas": found}))
-            return Answer(200, metrics.text(self.name, found).encode(), metrics.KIND)
+                return Answer(200, orjson.dumps({"name": self.name, **found}))
+            return Answer(200, metrics.text(self.name, found["replicas"]).encode(), metrics.KIND)
         if path in ("/admin/update", "/admin/rollback") and self._admin is not None:
             _only(method, "POST")
             if "x-pare-admin" not in headers:  # which no page of another site can send

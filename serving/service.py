@@ -75,13 +75,13 @@ class Service:
             await models.warm(model)
         except Exception as problem:  # each runtime raises what it likes
             raise PackageError(f"{model.about.name}: it does not answer: {problem}") from None
-        self.prepared[model.about.sha256] = model
+        self.prepared[model.about.key] = model
 
-    def switch(self, sha256: str) -> None:
+    def switch(self, key: str) -> None:
         """From the next request on, the prepared version answers; the one before goes on with what it has begun."""
-        if self.current is not None and self.current.about.sha256 == sha256:
+        if self.current is not None and self.current.about.key == key:
             return
-        before, self.current = self.current, self.prepared.pop(sha256)
+        before, self.current = self.current, self.prepared.pop(key)
         self.damaged = ""
         if before is not None:
             self.switches += 1
@@ -89,8 +89,8 @@ class Service:
 
     def forget(self, kept: set[str]) -> None:
         """Let go of prepared versions that are not to come."""
-        for sha256 in set(self.prepared) - kept:
-            self.prepared.pop(sha256).close()
+        for key in set(self.prepared) - kept:
+            self.prepared.pop(key).close()
 
     def verify(self) -> None:
         """Raise PackageError, and answer nothing more, when the file is no longer the one that was picked."""

@@ -84,5 +84,3 @@ def of(settings: Settings) -> Source:
     if settings.model:
         return FolderSource(Path(settings.model))
     return RegistrySource(settings.tracking_uri, settings.name, settings.alias)
-
-

@@ -1,4 +1,4 @@
-"""Which version all replicas serve, and how they come to serve the next one: first all load it, then all switch at once.
+"""Which version all replicas serve, and how the next comes: first all load it, then all switch at once.
 
 No Ray and no clock of its own: the replicas' beats go in, the plan that each must follow comes out. A version that one
 replica cannot load, or that fails its example there, is refused for all; the one before goes on.
@@ -27,7 +27,7 @@ class Member:
 
 @dataclass
 class Versions:
-    """The state. Versions are named by their sha256; `history`: those served before, the last one last.
+    """The state. Versions are named by their key; `history`: those served before, the last one last.
 
     `roles`: name -> how many replicas of it there must be for a switch.
     """
@@ -42,20 +42,20 @@ class Versions:
     members: dict[str, Member] = field(default_factory=dict)
     back: bool = False
 
-    def offer(self, sha256: str, now: float, back: bool = False) -> str:
+    def offer(self, key: str, now: float, back: bool = False) -> str:
         """Ask all replicas to load a version; returns "" or why not. The first one is served as soon as it is loaded.
 
         `back`: the way to an earlier version: the one that is left is not put into the history.
         """
-        if sha256 == self.serve:
+        if key == self.serve:
             return "it is being served already"
         if self.prepare:
             return f"version {self.prepare[:12]} is being loaded; wait until that is done"
-        self.refused.pop(sha256, None)
+        self.refused.pop(key, None)
         if not self.serve:
-            self.serve, self.switch_at = sha256, now
+            self.serve, self.switch_at = key, now
             return ""
-        self.prepare, self.since, self.back = sha256, now, back
+        self.prepare, self.since, self.back = key, now, back
         return ""
 
     def beat(self, name: str, member: Member, failed: dict[str, str]) -> dict[str, Any]:
@@ -92,7 +92,7 @@ class Versions:
 
     def known(self) -> set[str]:
         """Versions that a replica may still ask for."""
-        return {sha256 for sha256 in (self.serve, self.prepare, *self.history[-1:]) if sha256}
+        return {key for key in (self.serve, self.prepare, *self.history[-1:]) if key}
 
     def _all_ready(self) -> bool:
         if not all(self.prepare in m.ready for m in self.members.values()):

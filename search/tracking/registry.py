@@ -34,10 +34,20 @@ def fetch(uri: str, run_id: str, into: Path) -> tuple[Path, dict[str, Any]]:
         return Path(client.download_artifacts(run_id, files[0], str(into))), recipe
 
 
-def register(uri: str, study: str, run_id: str, file: Path, about: Mapping[str, Any], note: str, alias: str) -> str:
+def register(
+    uri: str,
+    study: str,
+    run_id: str,
+    file: Path,
+    about: Mapping[str, Any],
+    note: str,
+    alias: str,
+    along: Mapping[str, Path] | None = None,
+) -> str:
     """Log the file as a pyfunc model of its run, register it under the study's name; returns the version.
 
-    `about`: layout, mean, std and shape of the input, for the preprocessing. The alias moves to this version.
+    `about`: layout, mean, std and shape of the input, for the preprocessing. The alias moves to this version. `along`:
+    further artifacts by name, what search.serve needs besides.
     """
     import mlflow
     import numpy as np
@@ -60,7 +70,11 @@ def register(uri: str, study: str, run_id: str, file: Path, about: Mapping[str, 
         mlflow.pyfunc.save_model(
             str(made),
             python_model=str(Path(__file__).with_name("served.py")),
-            artifacts={"model": str(file.absolute()), "about": f"{scratch}/about.json"},
+            artifacts={
+                "model": str(file.absolute()),
+                "about": f"{scratch}/about.json",
+                **{name: str(path.absolute()) for name, path in (along or {}).items()},
+            },
             signature=signature,
             input_example=np.zeros((2, *about["shape"]), np.float32),
             pip_requirements=[f"{name}=={metadata.version(name)}" for name in needed],
@@ -73,3 +87,44 @@ def register(uri: str, study: str, run_id: str, file: Path, about: Mapping[str, 
         version = client.create_model_version(study, source, run_id, description=note)
         client.set_registered_model_alias(study, alias, version.version)
     return str(version.version)
+
+
+def aliased(uri: str, study: str, alias: str) -> str:
+    """The version that the study's alias names; raises TrackingError where nothing is registered under it."""
+    from mlflow.exceptions import MlflowException
+    from mlflow.tracking import MlflowClient
+
+    with reaching(uri), quiet():
+        try:
+            return str(MlflowClient(uri).get_model_version_by_alias(study, alias).version)
+        except MlflowException as problem:
+            if problem.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                raise
+    raise TrackingError(
+        f"registry: there is no models:/{study}@{alias} in {uri}; run `python -m search.pick study={study}` first"
+    )
+
+
+def download(uri: str, study: str, version: str, into: Path) -> Path:
+    """The artifacts of a registered version in a folder: the file, about.json, what travels along."""
+    import mlflow
+    from mlflow.exceptions import MlflowException
+    from mlflow.tracking import MlflowClient
+
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    with reaching(uri), quiet():
+        try:
+            source = MlflowClient(uri).get_model_version_download_uri(study, version)
+        except MlflowException as problem:
+            if problem.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                raise
+            raise TrackingError(f"registry: models:/{study} has no version {version!r}") from None
+        return Path(mlflow.artifacts.download_artifacts(source, dst_path=str(into), tracking_uri=uri)) / "artifacts"
+
+
+def move_alias(uri: str, study: str, alias: str, version: str) -> None:
+    """Let the alias name that version."""
+    from mlflow.tracking import MlflowClient
+
+    with reaching(uri), quiet():
+        MlflowClient(uri).set_registered_model_alias(study, alias, version)
