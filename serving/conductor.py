@@ -111,10 +111,10 @@ class Conductor:
             return
         if refused := self._versions.offer(key, time.time(), back):
             raise PackageError(refused)
-        while not self._versions.settled(time.time()):
-            if key in self._versions.refused:
-                raise PackageError(f"refused: {self._versions.refused[key]}")
+        while key not in self._versions.refused and not self._versions.settled(time.time()):
             await asyncio.sleep(CHECK_S)
+        if key in self._versions.refused:
+            raise PackageError(f"refused: {self._versions.refused[key]}")
         if self._versions.serve != key:
             raise PackageError("another version was chosen meanwhile")
 

@@ -70,18 +70,18 @@ def attach(settings: config.Executor, target: str) -> RayConnection:
     """Connect as `executor.address` says. Raises SweepError when the cluster does not answer or lacks something."""
     own = None
     if settings.address == "local":
-        own = Path(tempfile.mkdtemp(prefix="pare-ray-", dir=_short()))
-        _private()
+        own = Path(tempfile.mkdtemp(prefix="pare-ray-", dir=short()))
+        private()
     import ray  # after the environment it reads
 
     if ray.is_initialized():
         raise SweepError("executor: this process is connected to a Ray cluster already; close that first")
     if own is None:
-        _probe(settings.address)
+        probe(settings.address)
     where = {"address": settings.address, "namespace": "pare", "logging_level": logging.ERROR, "log_to_driver": False}
     mine = {"num_cpus": cores(), "resources": {target: 1}, "include_dashboard": False, "_temp_dir": str(own)}
     try:
-        with _signals_kept(), _silent():
+        with signals_kept(), silent():
             ray.init(**(where | mine if own else where))
     except Exception as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
@@ -116,7 +116,7 @@ def _check(connection: RayConnection, settings: config.Executor, target: str) ->
         )
 
 
-def _private() -> None:
+def private() -> None:
     """What makes a Ray of our own ours alone: on loopback, and open only to who knows the token."""
     os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     os.environ.setdefault("RAY_AUTH_MODE", "token")
@@ -124,12 +124,12 @@ def _private() -> None:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 
-def _short() -> str | None:
+def short() -> str | None:
     """A folder for sockets, whose paths may have 107 characters: /tmp where the system's own is elsewhere."""
     return "/tmp" if os.path.isdir("/tmp") else None
 
 
-def _probe(address: str) -> None:
+def probe(address: str) -> None:
     """Raise SweepError unless something answers: Ray itself would try for a minute and more."""
     if address == "auto":
         from ray._private.services import canonicalize_bootstrap_address
@@ -152,7 +152,7 @@ def _probe(address: str) -> None:
 
 
 @contextmanager
-def _silent() -> Iterator[None]:
+def silent() -> Iterator[None]:
     """What Ray's C++ side prints while it connects goes nowhere; what matters of it is in the exception."""
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
@@ -165,7 +165,7 @@ def _silent() -> Iterator[None]:
 
 
 @contextmanager
-def _signals_kept() -> Iterator[None]:
+def signals_kept() -> Iterator[None]:
     """Ray takes SIGTERM for itself; who starts a sweep may have a better use for it."""
     if threading.current_thread() is not threading.main_thread():
         yield
