@@ -119,8 +119,9 @@ def _tell(what: str, asked: dict[str, str]) -> int:
 
 
 def _serve(asked: dict[str, str]) -> int:
-    from serving import source, start
+    from serving import pieces, source, start
     from serving.package import PackageError
+    from serving.partition import PartitionError
     from serving.settings import Settings
 
     numbers: dict[str, Any] = {name: kind(asked[name]) for name, kind in _NUMBERS.items() if asked[name]}
@@ -143,12 +144,16 @@ def _serve(asked: dict[str, str]) -> int:
         raise RefusedError(f"host: {wanted.host} is open to others; set {_TOKEN} to a secret that requests must carry")
     try:
         found = source.of(wanted)
-        about = found.read(found.newest()).about  # a mistake is told before Ray is started
-    except PackageError as problem:
+        package = found.read(found.newest())  # a mistake is told before Ray is started
+        if (parts := pieces.count(wanted)) > 1:
+            pieces.cut(package, wanted, parts)
+    except (PackageError, PartitionError) as problem:
         raise RefusedError(str(problem)) from None
     start.free(wanted.host, wanted.port)
     signal.signal(signal.SIGTERM, start.ended)
-    print(f"starting {name}, version {about.label}, on Ray ({asked['address']}), about 15 seconds ...", flush=True)
+    print(
+        f"starting {name}, version {package.about.label}, on Ray ({asked['address']}), about 15 seconds ...", flush=True
+    )
     try:
         with start.started(wanted, asked["address"]) as url:
             status = start.ask(url, "/status", token=token)

@@ -26,7 +26,7 @@ class Conductor:
         self._versions = Versions(roles)
         self._packages: dict[str, Package] = {}
         self._pieces: dict[str, list[Package]] = {}
-        self._seen = ""
+        self._seen = self._problem = ""
         self._background: asyncio.Task | None = None
         self._changing = asyncio.Lock()
 
@@ -34,7 +34,7 @@ class Conductor:
         """A replica's beat -> its plan; the first one begins the work."""
         if self._background is None:
             self._background = asyncio.get_running_loop().create_task(self._begin(member.serving))
-        return self._versions.beat(name, member, failed)
+        return {**self._versions.beat(name, member, failed), "problem": self._problem}
 
     def package(self, key: str, index: int | None) -> Package:
         """A version; with an index that piece of it, -1 for everything but the file. Raises PackageError."""
@@ -67,8 +67,10 @@ class Conductor:
                 package = await self._read(served.partition("-")[2] or label)
                 self._seen = label
                 self._versions.offer(package.about.key, time.time())
-            except PackageError:
-                await asyncio.sleep(1)  # the record does not answer yet
+                self._problem = ""
+            except PackageError as problem:  # the record does not answer yet, or holds nothing that can be served
+                self._problem = str(problem)
+                await asyncio.sleep(1)
         while self._settings.watch:
             await asyncio.sleep(self._settings.every_s)
             await self._look()

@@ -27,7 +27,7 @@ from serving.access_log import AccessLog
 from serving.conductor import Conductor
 from serving.listen import Listener, bound
 from serving.model import Model
-from serving.package import Package
+from serving.package import Package, PackageError
 from serving.result_cache import ResultCache
 from serving.server import Server
 from serving.service import Service
@@ -36,6 +36,7 @@ from serving.versions import Member
 
 BEAT_S = 0.5
 ANSWER_S = 10.0
+PATIENCE_S = 20.0  # with a source that gives nothing, before that is told as the reason why nothing starts
 MB = 1024 * 1024
 
 
@@ -101,8 +102,10 @@ class Following:
 
     async def begin(self) -> None:
         """Load what is to be served; raises PackageError where that fails. Then go on with beats."""
-        plan = await self._plan()
+        plan, began = await self._plan(), time.monotonic()
         while not plan["serve"]:
+            if plan["problem"] and time.monotonic() - began > PATIENCE_S:
+                raise PackageError(plan["problem"])
             await asyncio.sleep(BEAT_S)
             plan = await self._plan()
         await self.load(plan["serve"])
@@ -208,14 +211,8 @@ class Replica(Following):
         await self.service.prepare(made)
 
     async def _piped(self, package: Package) -> Model:
-        key = package.about.key
-        while True:  # the parts load it at the same time
-            try:
-                timings = [await _result(part.timings.remote(key)) for part in self.parts]
-                break
-            except Exception:
-                await asyncio.sleep(BEAT_S)
-        plan = pieces.plan(timings, self.settings)
+        """The model in parts, measured as its requests will go: through all of them, Ray's own share included."""
+        key, own = package.about.key, self.settings
 
         async def run(inputs: Any) -> Any:
             call: Any = inputs
@@ -223,6 +220,14 @@ class Replica(Following):
                 call = part.compute.remote(key, call)
             return await _result(call)
 
+        while not all([await _result(part.has.remote(key)) for part in self.parts]):
+            await asyncio.sleep(BEAT_S)  # the parts load it at the same time
+        loop = asyncio.get_running_loop()
+
+        def wait(inputs: Any) -> Any:
+            return asyncio.run_coroutine_threadsafe(run(inputs), loop).result()
+
+        plan = await asyncio.to_thread(models.planned, package.about, wait, own.p99_ms, own.max_batch)
         return models.piped(package, self.home(key), plan, run, concurrent=2 * len(self.parts))
 
     def switch(self, key: str) -> None:
@@ -313,9 +318,9 @@ class Part(Following):
         for key in [s for s in self.loaded if s not in kept and s != self.serving][:-1]:
             del self.loaded[key]
 
-    async def timings(self, key: str) -> Any:
-        """Batch size -> Timing of this piece."""
-        return self.loaded[key].timings
+    async def has(self, key: str) -> bool:
+        """Whether the version is loaded here."""
+        return key in self.loaded
 
     async def compute(self, key: str, arrays: Any) -> Any:
         """The tensors that later parts need, of the tensors that come in."""

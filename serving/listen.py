@@ -125,7 +125,15 @@ class Listener:
         if self._server is not None and self._thread.is_alive():
             self._server.should_exit = True
             self._done.wait(seconds)
-        self.loop.call_soon_threadsafe(self.loop.stop)
+        asyncio.run_coroutine_threadsafe(self._stop(), self.loop)
+
+    async def _stop(self) -> None:
+        """Whatever still runs in the loop, beats and the like, ends with it."""
+        rest = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in rest:
+            task.cancel()
+        await asyncio.gather(*rest, return_exceptions=True)
+        self.loop.stop()
 
     def _run(self) -> None:
         asyncio.set_event_loop(self.loop)

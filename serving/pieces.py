@@ -14,9 +14,8 @@ import numpy as np
 import runtimes.base
 from runtimes.base import Artifact
 from serving import model, partition, policy, profile, source
-from serving.package import FREE, Package, PackageError, example_of
+from serving.package import Package, PackageError, example_of
 from serving.partition import Graph, PartitionError
-from serving.policy import Plan, Timing
 from serving.settings import Settings
 
 Arrays = Mapping[str, np.ndarray]
@@ -28,10 +27,9 @@ MOST = 64  # parts
 
 @dataclass(frozen=True)
 class Loaded:
-    """A part that computes: `compute`: living tensors at its begin -> at its end."""
+    """A part that computes: `compute`: living tensors at its begin -> at its end. `verify` raises PackageError."""
 
     compute: Callable[[Arrays], dict[str, np.ndarray]]
-    timings: dict[int, Timing]
     verify: Callable[[], None]
 
 
@@ -42,10 +40,15 @@ def count(settings: Settings) -> int:
     found = source.of(settings)
     content = found.read(found.newest()).content
     limit = settings.max_part_mb * MB
-    for parts in range(max(1, settings.parts, int(np.ceil(len(content) / limit))), MOST + 1):
-        made = [content] if parts == 1 else [p.content for p in _by_memory(Graph(content), parts)]
-        if max(map(len, made)) <= limit:
-            return parts
+    if len(content) <= limit:
+        return max(1, settings.parts)
+    graph = Graph(content)
+    for parts in range(max(2, settings.parts, int(np.ceil(len(content) / limit))), MOST + 1):
+        try:
+            if max(len(piece.content) for piece in _by_memory(graph, parts)) <= limit:
+                return parts
+        except PartitionError:  # no more places to cut at
+            break
     raise PartitionError(f"max_part_mb={settings.max_part_mb:g}: one operator's weights alone are larger; allow more")
 
 
@@ -56,10 +59,11 @@ def cut(package: Package, settings: Settings, parts: int) -> list[Package]:
         raise PackageError(f"parts={parts}: only an ONNX file can be cut, and this is .{about.format}; write parts=1")
     try:
         graph = Graph(package.content)
+        inputs = example_of(about.inputs, rows=1)
         by_memory = settings.balance == "memory" or bool(settings.max_part_mb)
-        made = _by_memory(graph, parts) if by_memory else _by_time(graph, package, parts)
+        made = _by_memory(graph, parts, inputs) if by_memory else _by_time(graph, package, parts, inputs)
         found = [_packed(package, piece) for piece in made]
-        _check(package, found)
+        _check(package, found, any(node.op_type == "QuantizeLinear" for node in graph.nodes))
     except PartitionError as problem:
         raise PackageError(f"{about.name}: {problem}") from None
     return found
@@ -70,41 +74,23 @@ def load(package: Package, home: Path) -> Loaded:
     package.verify()
     artifact = package.write(home)
     session = runtimes.base.load(package.about.runtime).load(artifact, package.about.threads)
-    said = package.about.serving or {}
+    gives = (package.about.serving or {})["gives"]
     reads = [port.name for port in session.inputs]
-    assert package.example is not None
-    example = package.example[0]
 
     def compute(arrays: Arrays) -> dict[str, np.ndarray]:
         made = session.run({name: np.ascontiguousarray(arrays[name]) for name in reads})
-        return {name: made[name] if name in made else arrays[name] for name in said["gives"]}
+        return {name: made[name] if name in made else arrays[name] for name in gives}
 
-    def batch(size: int) -> None:
-        compute({name: np.repeat(value, size, axis=0) for name, value in example.items()})
-
-    timings = policy.measure(batch, policy.SIZES if said["repeats"] else (1,))
-    return Loaded(compute, timings, lambda: model.verified(artifact))
+    return Loaded(compute, lambda: model.verified(artifact))
 
 
-def plan(timings: Sequence[Mapping[int, Timing]], settings: Settings) -> Plan:
-    """The batches of a pipeline: a batch takes the sum of its parts."""
-    shared = set.intersection(*(set(each) for each in timings))
-    whole = {
-        size: Timing(sum(t[size].median_ms for t in timings), sum(t[size].slow_ms for t in timings))
-        for size in sorted(shared)
-        if size <= (settings.max_batch or size)
-    }
-    return replace(policy.choose(whole, settings.p99_ms), inline=False)
-
-
-def _by_memory(graph: Graph, parts: int) -> list[partition.Piece]:
-    sizes: dict[str, int] = {}
+def _by_memory(graph: Graph, parts: int, inputs: Arrays | None = None) -> list[partition.Piece]:
+    sizes = profile.tensor_bytes(graph, inputs) if inputs is not None else {}
     return list(partition.pieces(graph, partition.places(graph, parts, graph.memory(), sizes)))
 
 
-def _by_time(graph: Graph, package: Package, parts: int) -> list[partition.Piece]:
+def _by_time(graph: Graph, package: Package, parts: int, inputs: Arrays) -> list[partition.Piece]:
     """Cut by what the nodes took, measure the parts, correct the nodes by that, cut again; the best of all."""
-    inputs = example_of(package.about.inputs, rows=1)
     costs, sizes = profile.node_ms(graph, inputs), profile.tensor_bytes(graph, inputs)
     best: tuple[float, list[partition.Piece]] = (np.inf, [])
     tried = set[tuple[int, ...]]()
@@ -150,26 +136,14 @@ def _packed(package: Package, piece: partition.Piece) -> Package:
     return Package(about, piece.content)
 
 
-def _check(package: Package, found: list[Package]) -> None:
-    """Raise PartitionError unless the parts answer as the whole; leaves each part's own example with it."""
-    whole = _session(package)
+def _check(package: Package, found: Sequence[Package], exact: bool) -> None:
+    """Raise PartitionError unless the parts answer as the whole, `exact` or to CLOSE of the largest answer."""
     inputs = example_of(package.about.inputs)
-    wanted, arrays = whole.run(inputs), dict(inputs)
-    one = example_of(package.about.inputs, rows=1)
-    for index, each in enumerate(found):
-        said = each.about.serving or {}
+    wanted, arrays = _session(package).run(inputs), dict(inputs)
+    for each in found:
         session = _session(each)
-        reads = [port.name for port in session.inputs]
-        # Whether larger batches can be made of one row by repeating it; a tensor that holds a shape cannot.
-        repeats = all(
-            one[n].ndim and arrays[n].shape == (FREE * one[n].shape[0], *one[n].shape[1:]) for n in said["takes"]
-        )
-        about = replace(each.about, serving={**said, "repeats": repeats and package.about.batched()})
-        found[index] = replace(each, about=about, example=({name: one[name] for name in said["takes"]}, {}))
-        made, first = (session.run({name: values[name] for name in reads}) for values in (arrays, one))
-        arrays = {name: made.get(name, arrays.get(name)) for name in said["gives"]}
-        one = {name: first.get(name, one.get(name)) for name in said["gives"]}
-    exact = b"QuantizeLinear" in package.content or b"MatMulInteger" in package.content
+        made = session.run({port.name: arrays[port.name] for port in session.inputs})
+        arrays = {name: made[name] if name in made else arrays[name] for name in (each.about.serving or {})["gives"]}
     for name, value in wanted.items():
         error = float(np.max(np.abs(np.asarray(arrays[name], np.float64) - value))) if value.size else 0.0
         scale = max(1.0, float(np.max(np.abs(value)))) if value.size else 1.0

@@ -85,10 +85,11 @@ def _end(ray: Any, serve: Any, name: str, own: Path | None) -> None:
                 serve.shutdown()
 
     ending = threading.Thread(target=orderly, daemon=True)
-    ending.start()
-    ending.join(ENDED_S)
-    if not ending.is_alive():
-        ray.shutdown()
+    with connection.silent():  # of what Ray's processes say of each other's end nothing matters
+        ending.start()
+        ending.join(ENDED_S)
+        if not ending.is_alive():
+            ray.shutdown()
     for process in psutil.Process().children(recursive=True) if ending.is_alive() else ():
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()

@@ -172,9 +172,9 @@ def test_a_model_that_answers_its_example_otherwise_is_told(tmp_path: Path) -> N
     other = folder_with(tmp_path / "other", 1)
     assert made.example is not None
     assert other.example is not None
-    package.check_example(made.about, lambda inputs: made.example[1], made.example)  # type: ignore[index]
+    package.check_example(made.about, lambda inputs: made.example[1], made.example)
     with pytest.raises(PackageError, match="off by"):
-        package.check_example(made.about, lambda inputs: other.example[1], made.example)  # type: ignore[index]
+        package.check_example(made.about, lambda inputs: other.example[1], made.example)
 
     def fails(inputs: Any) -> Any:
         raise RuntimeError("no kernel")
