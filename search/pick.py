@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 import tempfile
@@ -19,7 +20,9 @@ from search.front.summary import Summary
 from search.front.wording import said
 from search.study.constraint import Constraint
 from search.tracking import registry
+from search.tracking.tracking import Tracking
 from search.tracking.uri import store_uri
+from serving import picked
 from tasks.mnist.data import MEAN, STD
 
 HELP = """\
@@ -36,6 +39,7 @@ Copy a point of the front into a folder, with its recipe and a model card, and r
   register       yes: as models:/STUDY@picked in MLflow's model registry
 """
 ALIAS = "picked"
+RUNTIMES = {".onnx": "onnxruntime", ".tflite": "litert"}
 _KEYS = {"study": "", "sweep": "", "by": "", "trial": "", "out": "", "register": "yes", "root": "mlruns"}
 
 
@@ -163,12 +167,40 @@ def pick(asked: Request) -> str:
     (out / "recipe.json").write_text(json.dumps(recipe, indent=2) + "\n")
     (out / "MODEL_CARD.md").write_text(card(found, row, file))
     lines = [f"picked trial {row['number']}: {row['words']}", f"  {_figures(found, row)}", f"Folder   {out}"]
+    along = _for_serving(root, found, row, file) if file.suffix in picked.SERVED else {}
     if said_of["register"] == "yes":
-        about = {"layout": LAYOUTS[file.suffix.lstrip(".")], "mean": MEAN, "std": STD, "shape": [28, 28]}
+        about = json.loads((out / "about.json").read_text()) if along else {}
+        about |= {"layout": LAYOUTS[file.suffix.lstrip(".")], "mean": MEAN, "std": STD, "shape": [28, 28]}
         note = (out / "MODEL_CARD.md").read_text()
-        version = registry.register(store_uri(root), found.study, str(row["run_id"]), file, about, note, ALIAS)
+        version = registry.register(store_uri(root), found.study, str(row["run_id"]), file, about, note, ALIAS, along)
         lines.append(f"MLflow   models:/{found.study}@{ALIAS} (version {version})")
     return "\n".join(lines)
+
+
+def _for_serving(root: Path, found: Summary, row: pd.Series, file: Path) -> dict[str, Path]:
+    """Write beside the file what search.serve and other servers need; the artifacts of the registered model."""
+    tracking = Tracking(root, found.study)
+    runtime = row.get("environment.runtime")
+    made = picked.make(
+        file,
+        found.study,
+        str(runtime) if isinstance(runtime, str) else RUNTIMES[file.suffix],
+        threads=int(threads) if pd.notna(threads := row.get("environment.threads")) and threads else 1,
+        task=tracking.task(found.sweep),
+        files=tracking.serving_files(found.sweep),
+        latency_ms=_latencies(row),
+    )
+    picked.write(made, file.parent, store_uri(root), ALIAS)
+    return {"example": file.parent / "example.npz", "files": file.parent / "files"}
+
+
+def _latencies(row: pd.Series) -> dict[str, float]:
+    """Batch size -> median milliseconds, as measured."""
+    found = {"1": row.get("latency_p50_ms")}
+    for name in map(str, row.index):
+        if match := re.fullmatch(r"latency_p50_ms/batch(\d+)_threads\d+", name):
+            found[match[1]] = row[name]
+    return {batch: float(ms) for batch, ms in found.items() if pd.notna(ms)}
 
 
 def _figures(found: Summary, row: pd.Series) -> str:

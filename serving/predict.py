@@ -49,8 +49,6 @@ def read(body: bytes, content_type: str, kind: str) -> Any:
     key = _KEYS[kind]
     if isinstance(value, dict) and key in value and (kind != "row" or isinstance(value[key], dict)):
         value = value[key]
-    if kind == "text" and not isinstance(value, str):
-        raise RequestError(f"predict: this model takes a text; send {_HOW[kind]}")
     return value
 
 
@@ -68,7 +66,10 @@ def written(model: Model, outputs: Mapping[str, np.ndarray], way: str, accept: s
         made = reduce.reduced(outputs, model.about.outputs, way)
         answers = [{n: v[i].tolist() for n, v in made.items()} for i in range(len(answers))]
     said: dict[str, Any] = {"model": name, "version": model.about.label}
-    said |= answers[0] if len(answers) == 1 else {"answers": answers}
+    if len(answers) == 1 and isinstance(answers[0], dict):
+        said |= answers[0]
+    else:
+        said["answers"] = answers
     return orjson.dumps(said), JSON
 
 

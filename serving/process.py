@@ -3,12 +3,12 @@
 Stands alone: NumPy, Pillow for images, tokenizers for text, and nothing of Pare, so that a picked folder can carry a
 copy. What to do is plain data, as `tasks.base.Serving.to_dict` gives it and serving.json keeps it:
 
-- image: `mode` (L, RGB), `resize` (shorter side, or [height, width]), `crop` ([height, width] from the centre),
-  `interpolation` (bilinear, bicubic, ...), `scale` (default 1/255), `mean`, `std` (a value per channel)
-- text: `length` (most tokens), `inputs` (what of ids, attention_mask, token_type_ids the model takes, by port name);
-  the file tokenizer.json
+- image: `mode` (L, RGB), `size` ([height, width] that the model takes), `resize` (shorter side, or [height, width]),
+  `fit` (crop: the centre of the resized image; squash: to the size; none: it has the size), `interpolation`, `mean`,
+  `std` (per channel, of pixels in [0, 1])
+- text: `length` (most tokens), `pad`; the file tokenizer.json
 - row: `columns`: a name each, or {name, input, mean, std, categories, default}
-- arrays: no preprocessing: arrays by port name
+- arrays: arrays by port name; `preprocess`, `postprocess`: functions of the user's own, `FILE.py:NAME` among the files
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ import numpy as np
 TOP = 5
 PIXELS = 50_000_000  # an image that claims more is refused unread
 SMALLEST = 8  # tokens that a text is padded to at least; then the next power of two, so that texts share batches
-IDS = ("input_ids", "ids")
 _DTYPES = {"float": "float32", "double": "float64"}
 
 
@@ -74,6 +73,8 @@ class Process:
 
     def answers(self, outputs: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
         """The model's outputs -> one answer per sample, JSON values: label and top classes, mask, or values."""
+        if function := self.options.get("postprocess"):
+            return [_json(_called(self.folder, str(function), dict(outputs)))]
         port = self.subject()
         scores = np.asarray(outputs[port["name"]], np.float32)
         if self.answer == "label":
@@ -123,14 +124,19 @@ class Process:
         """uint8 [height, width, channels]."""
         from PIL import Image
 
-        mode = str(self.options.get("mode", "RGB"))
-        how = Image.Resampling[str(self.options.get("interpolation", "bilinear")).upper()]
-        image = image.convert(mode)
-        if (resize := self.options.get("resize")) is not None:
-            image = image.resize(_target(image.size, resize), how)
-        if (crop := self.options.get("crop") or self.options.get("size")) is not None:
-            height, width = (crop, crop) if isinstance(crop, int) else crop
-            image = _centre(image, int(height), int(width))
+        if image.mode.startswith("I;16"):
+            image = Image.fromarray((np.asarray(image, np.uint16) // 257).astype(np.uint8))
+        said = self.options
+        how = Image.Resampling[str(said.get("interpolation", "bilinear")).upper()]
+        image = image.convert(str(said.get("mode", "RGB")))
+        size, resize, fit = said.get("size"), said.get("resize"), said.get("fit", "crop")
+        if fit == "squash" and size is not None:
+            image = image.resize((int(size[1]), int(size[0])), how)
+        elif fit == "crop":
+            image = image if resize is None else image.resize(_target(image.size, resize), how)
+            image = image if size is None else _centre(image, int(size[0]), int(size[1]))
+        elif size is not None and image.size != (size[1], size[0]):
+            raise RequestError(f"image: it has {image.width} x {image.height} pixels; send {size[1]} x {size[0]}")
         pixels = np.asarray(image)
         return pixels[..., None] if pixels.ndim == 2 else pixels
 
@@ -140,21 +146,22 @@ class Process:
                 request = request.decode()
             except UnicodeDecodeError:
                 raise RequestError("text: it is not UTF-8; send it as UTF-8") from None
-        if not isinstance(request, str) or not request.strip():
+        texts = [request] if isinstance(request, str) else request
+        if not isinstance(texts, list) or len(texts) not in (1, 2) or not all(isinstance(t, str) for t in texts):
+            raise RequestError("text: send a text, or a list of two where the model takes pairs")
+        if not texts[0].strip():
             raise RequestError("text: it is empty; send some words")
-        tokenizer = _tokenizer(str(self.folder / "tokenizer.json"), int(self.options.get("length", 512)))
-        found = tokenizer.encode(request)
-        named = {"ids": found.ids, "input_ids": found.ids, "attention_mask": found.attention_mask}
-        named |= {"token_type_ids": found.type_ids}
+        length = int(self.options.get("length") or 512)
+        found = _tokenizer(str(self.folder / "tokenizer.json"), length).encode(*texts)
+        named = {"attention_mask": found.attention_mask, "token_type_ids": found.type_ids}
         fixed = [port["shape"][1] for port in self.ports if isinstance(port["shape"][1], int)]
-        size = fixed[0] if fixed else min(padded(len(found.ids)), int(self.options.get("length", 512)))
-        pad = (tokenizer.padding or {}).get("pad_id", int(self.options.get("pad", 0)))
+        masked = any(port["name"] == "attention_mask" for port in self.ports)  # else padding is part of the text
+        size = fixed[0] if fixed else min(padded(len(found.ids)), length) if masked else length
         made = {}
         for port in self.ports:
-            what = port["name"] if port["name"] in named else "ids"
-            filler = pad if what in IDS else 0
-            values = (list(named[what]) + [filler] * size)[:size]
-            made[port["name"]] = _cast(np.asarray([values]), port)
+            values = named.get(port["name"], found.ids)
+            filler = 0 if port["name"] in named else int(self.options.get("pad", 0))
+            made[port["name"]] = _cast(np.asarray([(list(values) + [filler] * size)[:size]]), port)
         return made
 
     def _row(self, request: Any) -> dict[str, np.ndarray]:
@@ -174,6 +181,8 @@ class Process:
         return made
 
     def _arrays(self, request: Any) -> dict[str, np.ndarray]:
+        if function := self.options.get("preprocess"):
+            request = _called(self.folder, str(function), request)
         names = [port["name"] for port in self.ports]
         if not isinstance(request, Mapping) and len(names) == 1:
             request = {names[0]: request}
@@ -242,8 +251,8 @@ def _channels_first(port: Mapping[str, Any], channels: int) -> bool:
 
 
 def _opened(request: Any) -> Any:
-    """The image, turned as its camera says; raises RequestError."""
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    """The image; raises RequestError."""
+    from PIL import Image, UnidentifiedImageError
 
     if not isinstance(request, bytes | bytearray | memoryview) or not len(request):
         raise RequestError("image: there is none; send the bytes of a PNG, JPEG or WebP file")
@@ -256,7 +265,7 @@ def _opened(request: Any) -> Any:
                     f"image: {image.width} x {image.height} pixels are too many; send at most {PIXELS:,}"
                 )
             image.load()
-            return ImageOps.exif_transpose(image)
+            return image
     except RequestError:
         raise
     except Exception as problem:  # its decoders raise whatever a broken file leads them to
@@ -265,7 +274,7 @@ def _opened(request: Any) -> Any:
 
 
 def _target(size: tuple[int, int], resize: Any) -> tuple[int, int]:
-    """(width, height) to resize to: both given, or the shorter side."""
+    """(width, height) to resize to: both given, or the shorter side, as torchvision's Resize rounds."""
     if not isinstance(resize, int | float):
         height, width = resize
         return int(width), int(height)
@@ -274,8 +283,47 @@ def _target(size: tuple[int, int], resize: Any) -> tuple[int, int]:
 
 
 def _centre(image: Any, height: int, width: int) -> Any:
+    """The centre, padded with black where the image is smaller: torchvision's CenterCrop."""
+    if image.width < width or image.height < height:
+        from PIL import ImageOps
+
+        across, down = max(0, width - image.width), max(0, height - image.height)
+        image = ImageOps.expand(image, (across // 2, down // 2, (across + 1) // 2, (down + 1) // 2))
     left, top = round((image.width - width) / 2), round((image.height - height) / 2)
     return image.crop((left, top, left + width, top + height))
+
+
+def _called(folder: Path, address: str, value: Any) -> Any:
+    """What the user's function makes of the value; raises RequestError with what it raised."""
+    file, _, name = address.rpartition(":")
+    try:
+        return getattr(_module(folder / Path(file).name), name)(value)
+    except Exception as problem:  # their code may raise anything
+        reason = " ".join(str(problem).split())[:200]
+        raise RequestError(f"{Path(file).name}: {name}() raised {type(problem).__name__}: {reason}") from None
+
+
+@functools.lru_cache(maxsize=8)
+def _module(file: Path) -> Any:
+    import importlib.util
+    import sys
+
+    spec = importlib.util.spec_from_file_location(f"served_{file.stem}", file)
+    if spec is None or spec.loader is None:
+        raise FileNotFoundError(file)
+    module = importlib.util.module_from_spec(spec)
+    sys.path.append(str(file.parent))  # for what it imports from beside it
+    spec.loader.exec_module(module)
+    return module
+
+
+def _json(value: Any) -> Any:
+    """Arrays and NumPy's numbers as JSON values."""
+    if isinstance(value, Mapping):
+        return {str(key): _json(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_json(each) for each in value]
+    return plain(np.asarray(value)) if isinstance(value, np.ndarray | np.generic) else value
 
 
 def _value(column: Mapping[str, Any], row: Mapping[str, Any]) -> float:
@@ -302,14 +350,6 @@ def _tokenizer(path: str, length: int) -> Any:
     from tokenizers import Tokenizer
 
     made = Tokenizer.from_file(path)
-    padding = made.padding
     made.no_padding()  # padded here, to lengths that texts share
     made.enable_truncation(max_length=length)
-    return _Tokenizer(made, padding)
-
-
-class _Tokenizer:
-    """A tokenizer whose padding is left to us, and what its file said of it."""
-
-    def __init__(self, made: Any, padding: Any) -> None:
-        self.encode, self.padding = made.encode, padding
+    return made

@@ -16,6 +16,8 @@ from runtimes.base import Artifact, run_single
 from search import pick
 from search.command import UsageError
 from search.tracking.uri import store_uri
+from serving.package import Package, PackageError
+from serving.source import RegistrySource
 from tasks.mnist import data
 from tests.linear import LinearTrainer, config, searched
 
@@ -48,6 +50,22 @@ def test_the_picked_folder_holds_the_file_its_recipe_and_a_card_and_mlflow_predi
     served = mlflow.pyfunc.load_model("models:/lucky@picked").predict(images.astype(np.float32))
     assert np.array_equal(served["label"], labels)
     assert served["probability"].between(0.1, 1.0).all()
+
+    folder = Package.read(out)
+    registered = RegistrySource(store_uri(done), "lucky", "picked")
+    stored = registered.read(registered.newest())
+    assert (stored.content, stored.about.version) == (folder.content, "1")
+    assert stored.about.inputs == folder.about.inputs
+    assert stored.about.serving is not None
+    assert stored.about.serving["kind"] == "image"
+    assert "import_path: serving.deployment:app" in (out / "serve.yaml").read_text()
+    config = (out / "repository" / "lucky" / "config.pbtxt").read_text()
+    assert "dims: [ 1, 28, 28 ]" in config
+    assert (out / "repository" / "lucky" / "1" / "model.onnx").read_bytes() == folder.content
+    with pytest.raises(PackageError, match="has no version '9'"):
+        registered.read("9")
+    with pytest.raises(PackageError, match="there is no models:/lucky@other"):
+        RegistrySource(store_uri(done), "lucky", "other").newest()
 
     assert pick.main(["study=lucky", f"root={done}", "trial=0", f"out={done}/mine", "register=no"]) == 0
     assert (done / "mine" / "model.onnx").exists()

@@ -48,7 +48,7 @@ def test_an_image_is_scaled_normalized_and_laid_out() -> None:
 
 
 def test_the_shorter_side_is_resized_and_the_centre_cut() -> None:
-    serving = {"kind": "image", "options": {"mode": "RGB", "resize": 8, "crop": [8, 8]}}
+    serving = {"kind": "image", "options": {"mode": "RGB", "resize": 8, "size": [8, 8]}}
     port = {"name": "x", "shape": ["batch", 3, 8, 8], "dtype": "float32", "layout": "NCHW"}
     pixels = np.zeros((16, 32, 3), np.uint8)
     pixels[:, 8:24, 0] = 255  # the middle half is red
@@ -73,7 +73,7 @@ def words(tmp_path: Path) -> Path:
 
 def test_a_text_becomes_ids_padded_to_a_length_that_texts_share(words: Path) -> None:
     ports = [{"name": name, "shape": ["batch", "length"], "dtype": "int64"} for name in ("input_ids", "attention_mask")]
-    serving = {"kind": "text", "options": {"length": 16}, "answer": "label", "classes": ["no", "yes"]}
+    serving = {"kind": "text", "options": {"length": 16, "pad": 7}, "answer": "label", "classes": ["no", "yes"]}
     reader = Process(serving, ports, LOGITS, words)
     made = reader.inputs("good good film unknown")
     assert made["input_ids"].tolist() == [[1, 1, 3, 0, 7, 7, 7, 7]]
@@ -84,6 +84,45 @@ def test_a_text_becomes_ids_padded_to_a_length_that_texts_share(words: Path) -> 
     made = Process(serving, fixed, LOGITS, words).inputs("bad")
     assert made["ids"].shape == (1, 12)
     assert made["ids"].dtype == np.int32
+
+
+def test_pairs_of_texts_and_a_model_without_a_mask_get_the_whole_length(words: Path) -> None:
+    ports = [{"name": name, "shape": ["batch", "length"], "dtype": "int64"} for name in ("input_ids", "token_type_ids")]
+    reader = Process({"kind": "text", "options": {"length": 16, "pad": 7}}, ports, LOGITS, words)
+    made = reader.inputs(["good", "bad film"])
+    assert made["input_ids"].tolist() == [[1, 2, 3] + [7] * 13]
+    with pytest.raises(RequestError, match="list of two"):
+        reader.inputs(["a", "b", "c"])
+
+
+def test_images_are_prepared_to_the_pixel_as_for_training() -> None:
+    from tasks import images
+
+    random = np.random.default_rng(0)
+    port = {"name": "x", "shape": ["batch", 3, 24, 20], "dtype": "float32", "layout": "NCHW"}
+    for fit in ("crop", "squash"):
+        for shape in ((50, 70, 3), (70, 33, 3), (10, 90, 3)):
+            options = images.ImageOptions((24, 20), 26, fit, "RGB", "bicubic", (0.0,) * 3, (1.0,) * 3)
+            sent = png(random.integers(0, 256, shape, dtype=np.uint8))
+            made = Process({"kind": "image", "options": options.to_dict()}, [port], LOGITS, Path()).inputs(sent)["x"]
+            np.testing.assert_array_equal(np.round(made[0] * 255), images.decode(sent, options))
+
+
+def test_a_users_own_functions_are_called_and_what_they_raise_is_said(tmp_path: Path) -> None:
+    code = """
+def before(value):
+    return {"image": [[[[value["n"] * 1.0] * 6] * 4]]}
+
+def after(outputs):
+    return {"sum": outputs["logits"].sum()}
+"""
+    (tmp_path / "mine.py").write_text(code)
+    serving = {"kind": "arrays", "options": {"preprocess": "mine.py:before", "postprocess": "mine.py:after"}}
+    reader = Process(serving, [CHW], LOGITS, tmp_path)
+    assert reader.inputs({"n": 2})["image"].shape == (1, 1, 4, 6)
+    assert reader.answers({"logits": np.ones((1, 3), np.float32)}) == [{"sum": 3.0}]
+    with pytest.raises(RequestError, match=r"mine.py: before\(\) raised KeyError"):
+        reader.inputs({})
 
 
 def test_a_row_goes_to_the_inputs_its_columns_name() -> None:

@@ -143,6 +143,15 @@ class Tracking:
             found = self._client.download_artifacts(run_id, "task.json", scratch)
             return TaskInfo.from_dict(json.loads(Path(found).read_text()))
 
+    def serving_files(self, sweep: str) -> dict[str, bytes]:
+        """The files that serving the task reads, by name; none where nothing was recorded."""
+        with reaching(self.uri), tempfile.TemporaryDirectory() as scratch:
+            run_id = self._needed(sweep).info.run_id
+            if "serving" not in [item.path for item in self._client.list_artifacts(run_id)]:
+                return {}
+            folder = Path(self._client.download_artifacts(run_id, "serving", scratch))
+            return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}
+
     def tag_sweep(self, sweep: str, tags: Mapping[str, str]) -> None:
         """Add to the sweep's tags what is known only after it started."""
         with reaching(self.uri):
