@@ -91,7 +91,10 @@ def examine(config: Config, folder: Path, progress: Progress) -> Findings:
             info = task.info()
             progress("data", 0.0)
             _step(found, "data", lambda: _data(task, info, found))
-            _compress(config, task, info, folder, found, progress)
+            tried = _compress(config, task, info, folder, found, progress)
+    if task is not None and tried is not None:
+        _measure(config, tried, found, progress)
+        _cost(config, info, tried, found)
     found.cost["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     found.seconds = time.perf_counter() - started
     return found
@@ -148,7 +151,19 @@ def _balance(labels: np.ndarray, classes: tuple[str, ...]) -> dict[str, Any]:
     return {"counts": {name: int(count) for name, count in zip(classes, counts, strict=False)}, "rare": rare}
 
 
-def _compress(config: Config, task: Task, info: TaskInfo, folder: Path, found: Findings, progress: Progress) -> None:
+@dataclass(frozen=True)
+class Tried:
+    """What was exported, and the seconds that one pass over the sample took."""
+
+    runtime: str
+    files: list[Artifact]
+    examples: Path
+    epoch_s: float
+
+
+def _compress(
+    config: Config, task: Task, info: TaskInfo, folder: Path, found: Findings, progress: Progress
+) -> Tried | None:
     """The dense model and the usual recipes, exported without training, their files measured side by side."""
     trainer_name = config.study.space.trainers()[0]
     model = str(config.study.space.models()[0])
@@ -162,7 +177,7 @@ def _compress(config: Config, task: Task, info: TaskInfo, folder: Path, found: F
     began = time.perf_counter()
     dense = _step(found, "model", lambda: trainer.dense(spec, job))
     if dense is None:
-        return
+        return None
     seconds = time.perf_counter() - began
     ports = {"inputs": info.inputs, "outputs": info.outputs}
     found.model |= {"name": model, "trainer": trainer_name, "runtime": runtime, "parameters": dense.parameters}
@@ -179,12 +194,9 @@ def _compress(config: Config, task: Task, info: TaskInfo, folder: Path, found: F
         found.recipes.append(row)
         if name == "dense fp32" and "file" not in row:
             found.problems.append({"step": "export", "message": row["problem"], "place": ""})
-            return
-    if found.recipes:
-        found.quality |= {"metrics": found.recipes[0].get("metrics", {}), "rows": len(sample.data("validation"))}
-    examples = save_examples(sample, folder / "examples.npz")
-    _measure(config, runtime, files, examples, found, progress)
-    _cost(config, info, dense, seconds, found)
+            return None
+    found.quality |= {"metrics": found.recipes[0].get("metrics", {}), "rows": len(sample.data("validation"))}
+    return Tried(runtime, files, save_examples(sample, folder / "examples.npz"), seconds)
 
 
 def _recipes(model: str, trainer: str, info: TaskInfo) -> list[tuple[str, Recipe]]:
@@ -235,13 +247,14 @@ def _judged(row: dict[str, Any], runtime: str, compressed: Compressed, sample: A
     return True
 
 
-def _measure(
-    config: Config, runtime: str, files: list[Artifact], examples: Path, found: Findings, progress: Progress
-) -> None:
+def _measure(config: Config, tried: Tried, found: Findings, progress: Progress) -> None:
     """Latency of every file beside the dense one, briefly."""
     progress("measure", 0.0)
     spec = replace(latency_spec(config.study), max_seconds=1.0, target_rel_ci=0.1)
-    results = _step(found, "latency", lambda: latency.measure_many(runtime, files, files[0], spec, examples))
+    files = tried.files
+    results = _step(
+        found, "latency", lambda: latency.measure_many(tried.runtime, files, files[0], spec, tried.examples)
+    )
     for row in found.recipes:
         if results and "file" in row:
             result = results[row.pop("file")]
@@ -249,14 +262,14 @@ def _measure(
             row["size_ratio"] = row["size_bytes"] / found.recipes[0]["size_bytes"]
 
 
-def _cost(config: Config, info: TaskInfo, dense: Dense, seconds: float, found: Findings) -> None:
+def _cost(config: Config, info: TaskInfo, tried: Tried, found: Findings) -> None:
     """Seconds of training per epoch, per trial, for the sweep and its confirmation, from what the sample took."""
     study = config.study
     rows = min(ROWS, info.counts.get("train", 0))
     found.cost["fixed_s"] = float(np.median([row["seconds"] for row in found.recipes if "seconds" in row] or [0.0]))
     if not info.trains or not rows:
         return
-    epoch = seconds / rows * info.counts["train"]
+    epoch = tried.epoch_s / rows * info.counts["train"]
     epochs = _middle(study.space.entries["finetuning.epochs"])
     workers = 2 if study.budget.trials > 1 else 1
     trial = found.cost["fixed_s"] + epochs * epoch + study.latency.max_seconds
