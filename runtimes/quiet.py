@@ -41,8 +41,15 @@ def training(folder: Path | None = None) -> Iterator[Callable[..., None]]:
     """Hold the room shared while training; yields `pause`, to be called before each batch.
 
     `pause()` returns at once (about 1 µs) or, when a measurement waits, once it has ended. `pause(leaving)` calls
-    `leaving()` before it lets the measurement in: threads that work beside the training finish in it.
+    `leaving()` before it lets the measurement in: threads that work beside the training finish in it. Entering again
+    within the same thread is free, and `pause` is the outer one: who held the room twice would never let a
+    measurement in.
     """
+    place = folder or default_folder()
+    pauses: dict[Path, Callable[..., None]] = _here.__dict__.setdefault("pauses", {})
+    if place in pauses:
+        yield pauses[place]
+        return
     with _opened(folder, "turnstile") as turnstile, _opened(folder, "room") as room:
 
         def enter() -> None:
@@ -62,8 +69,12 @@ def training(folder: Path | None = None) -> Iterator[Callable[..., None]]:
                 fcntl.flock(turnstile, fcntl.LOCK_UN)
 
         enter()
-        with _noted("training", folder):
-            yield pause
+        pauses[place] = pause
+        try:
+            with _noted("training", folder):
+                yield pause
+        finally:
+            del pauses[place]
 
 
 @contextmanager

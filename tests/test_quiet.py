@@ -242,3 +242,25 @@ def test_a_folder_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest
         quiet.measuring(tmp_path),
     ):
         pass
+
+
+def test_training_within_training_lets_a_measurement_in(tmp_path: Path) -> None:
+    measured = threading.Event()
+
+    def measure() -> None:
+        with quiet.measuring(tmp_path):
+            measured.set()
+
+    with quiet.training(tmp_path) as outer:
+        thread = threading.Thread(target=measure, daemon=True)
+        thread.start()
+        with quiet.training(tmp_path) as inner:
+            assert inner is outer
+            for _ in range(int(PATIENCE / 0.01)):
+                inner()
+                if measured.wait(0.01):
+                    break
+        assert measured.is_set()
+    thread.join(PATIENCE)
+    with quiet.measuring(tmp_path):  # and nobody is left inside
+        pass

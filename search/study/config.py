@@ -66,6 +66,7 @@ class Task(Section):
     train_size: Annotated[int, Field(ge=1)] | None = about("a subset, for smoke studies", None)
     validation_size: Annotated[int, Field(ge=1)] | None = about("a subset, for smoke studies", None)
     keep: list[str] = about("names of layers that are neither pruned nor quantized", [])
+    folder: str = about("where relative paths begin; the folder of --config-dir, or else the current one", "")
     source: str = about("folder with a built-in task's original files, if you have them", "")
 
     @model_validator(mode="before")
@@ -73,9 +74,9 @@ class Task(Section):
     def _named(cls, value: Any) -> Any:
         return {"name": value} if isinstance(value, str) else value
 
-    def spec(self, folder: Path, seed: int) -> TaskSpec:
-        """The same as plain data; relative paths begin in `folder`."""
-        return TaskSpec.from_dict({**self.model_dump(), "folder": str(folder), "seed": seed})
+    def spec(self, seed: int, folder: Path | None = None) -> TaskSpec:
+        """The same as plain data; relative paths begin in `folder`, by default in the section's own."""
+        return TaskSpec.from_dict({**self.model_dump(), "folder": str(folder or self.folder or "."), "seed": seed})
 
 
 class DenseTraining(Section):
@@ -155,7 +156,7 @@ class Study(Section):
     @property
     def space(self) -> Space:
         """The search space that `recipe` describes."""
-        return parse(self.recipe, models=models_of(self.task.spec(Path(), self.seed)))
+        return parse(self.recipe, models=models_of(self.task.spec(self.seed)))
 
     @property
     def limits(self) -> list[Constraint]:
@@ -215,10 +216,16 @@ class Config(Section):
     sweep: str | None = about("resume this sweep of the study instead of the newest", None)
     folder: Path = about("where relative paths of study.task begin; --config-dir DIR makes it DIR", Path())
 
+    def at(self, folder: Path) -> Config:
+        """The same with relative paths of the task beginning in `folder`."""
+        task = self.study.task.model_copy(update={"folder": str(folder)})
+        study = self.study.model_copy(update={"task": task})
+        return self.model_copy(update={"folder": folder, "study": study})
+
     @property
     def task(self) -> TaskSpec:
         """The study's task as plain data, which workers load."""
-        return self.study.task.spec(self.folder, self.study.seed)
+        return self.study.task.spec(self.study.seed)
 
 
 def check(raw: Mapping[str, Any]) -> Config:
@@ -229,13 +236,13 @@ def check(raw: Mapping[str, Any]) -> Config:
         config = Config.model_validate(raw)
     except ValidationError as error:
         problems += messages(error)
-    study = raw.get("study")
+    study, folder = raw.get("study"), Path(raw.get("folder") or ".").expanduser().absolute()
     if isinstance(study, Mapping):
-        problems += list(_read(study, Path(raw.get("folder") or ".")))
+        problems += list(_read(study, folder))
     if config is None or problems:
         raise ConfigError(list(dict.fromkeys(problems)))
+    config = config.at(folder)
     problems = [*_cross(config.study), *_placed(config)]
-    config = config.model_copy(update={"folder": config.folder.expanduser().absolute()})
     if config.fresh and config.sweep:
         problems.append(f"fresh: true starts a new sweep, sweep={config.sweep} resumes one; write one of them")
     if problems:
@@ -279,7 +286,7 @@ def _texts(listed: Any) -> list[str]:
 def _spec(section: Any, folder: Path) -> tuple[TaskSpec | None, list[str]]:
     """The task as plain data, and what its addresses miss; None where the section itself has mistakes."""
     try:
-        spec = Task.model_validate(section).spec(folder, 0)
+        spec = Task.model_validate(section).spec(0, folder)
     except ValidationError:
         return None, []
     return spec, [f"study.task.{problem}" for problem in problems(spec)]

@@ -288,5 +288,5 @@ def _changed(stored: dict[str, Any], settings: config.Study) -> list[str]:
     return [
         f"  {key}: was {old.get(key)!r}, now {new.get(key)!r}"
         for key in sorted({*old, *new})
-        if old.get(key) != new.get(key) and not key.startswith(("budget.", "confirm.", "description"))
+        if old.get(key) != new.get(key) and not key.startswith(("budget.", "confirm.", "description", "task.folder"))
     ]

@@ -85,8 +85,9 @@ def examine(config: Config, folder: Path, progress: Progress) -> Findings:
     """Try the study's task step by step in `folder`; what fails is in `problems`, what needs it is left out."""
     started, found = time.perf_counter(), Findings()
     folder.mkdir(parents=True, exist_ok=True)
+    tried = None
+    task = _step(found, "task", lambda: task_of(config, progress))
     with quiet.training():
-        task = _step(found, "task", lambda: task_of(config, progress))
         if task is not None:
             info = task.info()
             progress("data", 0.0)

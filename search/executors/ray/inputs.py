@@ -55,7 +55,7 @@ def with_code(config: Config) -> Config:
             shutil.copyfile(file, place)
 
     cache.fill(folder, copy, key)
-    return config.model_copy(update={"folder": folder})
+    return config.at(folder)
 
 
 def _of_study(folder: Path, config: Config) -> bool:
