@@ -6,6 +6,7 @@ import errno
 
 from runtimes.base import ArtifactError
 from runtimes.latency import LatencyError
+from tasks.base import TaskError
 from tasks.cache import CacheError
 from tasks.mnist.data import DataError
 from trainers.base import TrainingError
@@ -25,7 +26,7 @@ class WorkerError(RuntimeError):
 
 
 # Reasons of a trial's own; anything else a worker raises is recorded with its type, as a bug.
-EXPECTED = (RecipeError, TrainingError, ArtifactError, LatencyError, WorkerError)
+EXPECTED = (RecipeError, TrainingError, TaskError, ArtifactError, LatencyError, WorkerError)
 # The machine's fault: no trial would succeed, and none may be lost for it.
 ENVIRONMENT = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 

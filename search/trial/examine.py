@@ -85,15 +85,14 @@ def examine(config: Config, folder: Path, progress: Progress) -> Findings:
     """Try the study's task step by step in `folder`; what fails is in `problems`, what needs it is left out."""
     started, found = time.perf_counter(), Findings()
     folder.mkdir(parents=True, exist_ok=True)
-    tried = None
+    tried = info = None
     task = _step(found, "task", lambda: task_of(config, progress))
     with quiet.training():
-        if task is not None:
-            info = task.info()
+        if task is not None and (info := _step(found, "task", task.info)) is not None:
             progress("data", 0.0)
             _step(found, "data", lambda: _data(task, info, found))
             tried = _compress(config, task, info, folder, found, progress)
-    if task is not None and tried is not None:
+    if info is not None and tried is not None:
         _measure(config, tried, found, progress)
         _cost(config, info, tried, found)
     found.cost["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
