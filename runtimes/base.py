@@ -7,11 +7,12 @@ import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import zstandard
 
+from runtimes import foreign
 from tasks.base import Arrays, Port
 
 # runtime -> the file format it loads; the first format a study's runtime names is what its trainer exports.
@@ -58,7 +59,7 @@ class Artifact:
     @property
     def layout(self) -> str:
         """How image inputs are laid out: NCHW or NHWC."""
-        return LAYOUTS[self.format]
+        return LAYOUTS.get(self.format, "NCHW")
 
 
 class Session(Protocol):
@@ -92,9 +93,12 @@ def run_single(session: Session, inputs: np.ndarray) -> np.ndarray:
 
 
 class Runtime(Protocol):
-    """Runs exported files. Each lives in `runtimes/NAME.py` as functions of the module.
+    """Runs exported files: functions of a module.
 
-    One that runs on a GPU also has `gpu() -> str`, its name: figures of different GPUs never compare.
+    Ours are `runtimes/NAME.py`; one of another package is any module that has FORMAT besides, the suffix of its files
+    (`runtimes/foreign.py`). Two more are used where they are there: `gpu() -> str`, the name of the GPU it runs on,
+    since figures of different GPUs never compare, and `operators(artifact, inputs, threads, runs, folder)`, a list of
+    `runtimes.profile.OperatorTime`.
     """
 
     def load(self, artifact: Artifact, threads: int, batch: int | None = None) -> Session:
@@ -109,15 +113,31 @@ class Runtime(Protocol):
         ...
 
 
+def names() -> tuple[str, ...]:
+    """The runtimes that are here: our own, and those of other packages by their entry points."""
+    return (*FORMATS, *(name for name in foreign.names() if name not in FORMATS))
+
+
 def format_of(name: str) -> str:
-    """The file format that the named runtime loads."""
-    if name not in FORMATS:
-        raise ValueError(f"runtime: {name!r} is not valid; choose from {', '.join(FORMATS)}")
-    return FORMATS[name]
+    """The file format that the named runtime loads; imports no runtime. Raises ValueError when there is none."""
+    if name in FORMATS:
+        return FORMATS[name]
+    if not foreign.is_address(name):
+        raise ValueError(
+            f"runtime: {name!r} is not a runtime; choose from {', '.join(names())}, or name one of your own as "
+            "package.module or FILE.py"
+        )
+    return foreign.format_of(name)
 
 
 def load(name: str) -> Runtime:
-    """The named runtime; imports it (and nothing else heavy)."""
-    format_of(name)
-    runtime: Runtime = importlib.import_module(f"runtimes.{name}")
-    return runtime
+    """The named runtime; imports it (and nothing else heavy).
+
+    Raises ValueError for one that is not found, ImportError with the command that installs one of ours.
+    """
+    runtime: Any = importlib.import_module(f"runtimes.{name}") if name in FORMATS else None
+    if runtime is None:
+        format_of(name)
+        runtime = foreign.load(name)
+    found: Runtime = runtime
+    return found

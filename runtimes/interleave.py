@@ -221,7 +221,7 @@ def environment(name: str, runtime: Runtime) -> dict[str, Any]:
         "load_average": os.getloadavg()[0],
         "affinity": sorted(os.sched_getaffinity(0)) if ALLOWED else None,
         "host": platform.node(),
-        "runtime": name,
+        "runtime": Path(name).name if name.endswith(".py") else name,
         "runtime_version": runtime.version(),
         "frameworks": [module for module in ("torch", "tensorflow") if module in sys.modules],
     }

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from runtimes import process, quiet
+from runtimes import foreign, process, quiet
 from runtimes.base import Artifact, ArtifactError, format_of
 from runtimes.base import LatencyError as LatencyError
 
@@ -158,7 +158,7 @@ def measure_many(
         for each in (baseline, *candidates)
     ]
     limit = 60 + 20 * spec.max_seconds * len(candidates) * len(spec.batch) * len(spec.threads)
-    request = {"runtime": runtime, "files": files, "spec": asdict(spec)}
+    request = {"runtime": foreign.resolved(runtime), "files": files, "spec": asdict(spec)}
     if examples is not None:
         request["examples"] = str(examples.resolve())
     with quiet.measuring():
@@ -184,7 +184,7 @@ def warm(runtime: str) -> None:
     """
     global _warmed
     if _warmed is None or _warmed.poll() is not None:
-        _warmed = process.start(MODULE, runtime)
+        _warmed = process.start(MODULE, foreign.resolved(runtime))
         assert _warmed.stdout is not None
         _warmed.stdout.readline()
 

@@ -63,12 +63,15 @@ class Session:
     def bind(self, inputs: Arrays) -> Callable[[], None]:
         """A call that copies the inputs in and the results out, as the library has it."""
         check(self.inputs, inputs)
-        self._lay_out({name: each.shape for name, each in inputs.items()})
+        sizes = {name: each.shape for name, each in inputs.items()}
+        self._lay_out(sizes)
         set_tensor, invoke, get_tensor = self._model.set_tensor, self._model.invoke, self._model.get_tensor
         feed = [(self._indices[name], each) for name, each in inputs.items()]
         results = list(self._results.values())
 
         def call() -> None:
+            if self._laid_out is not sizes:  # other inputs were run in between
+                self._lay_out(sizes)
             for index, array in feed:
                 set_tensor(index, array)
             invoke()
@@ -86,12 +89,11 @@ class Session:
 
     def _lay_out(self, sizes: dict[str, tuple[int, ...]]) -> None:
         """Allocate the tensors for inputs of these shapes, unless they lie there already."""
-        if sizes == self._laid_out:
-            return
-        self._laid_out = {}
-        for name, shape in sizes.items():
-            self._model.resize_tensor_input(self._indices[name], shape)
-        self._model.allocate_tensors()
+        if sizes != self._laid_out:
+            self._laid_out = {}
+            for name, shape in sizes.items():
+                self._model.resize_tensor_input(self._indices[name], shape)
+            self._model.allocate_tensors()
         self._laid_out = sizes
 
     def _takes_rows(self, sizes: dict[str, tuple[int, ...]], rows: int) -> bool:

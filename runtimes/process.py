@@ -22,7 +22,8 @@ _ERRORS: dict[str, type[Exception]] = {"artifact": ArtifactError, "latency": Lat
 def start(module: str, *runtimes: str) -> subprocess.Popen[str]:
     """`python -m MODULE [RUNTIME …]`: it says `ready` when it has imported the runtimes, and waits to be asked."""
     root = Path(__file__).parent.parent
-    paths = [str(root), *filter(None, [os.environ.get("PYTHONPATH")])]
+    # Its working directory is another, and so is what it finds by it: runtimes of the user's own.
+    paths = dict.fromkeys([str(root), *(str(Path(path).absolute()) for path in sys.path)])
     return subprocess.Popen(
         [sys.executable, "-m", module, *runtimes],
         stdin=subprocess.PIPE,

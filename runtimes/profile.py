@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from runtimes import process, quiet
+from runtimes import foreign, process, quiet
 from runtimes.base import Artifact, ArtifactError, format_of, load
 from tasks.base import Arrays
 
@@ -58,7 +58,13 @@ def profile(runtime: str, artifact: Artifact, inputs: Arrays, threads: int = 1, 
         examples = Path(folder, "inputs.npz")
         arrays: dict[str, Any] = dict(inputs)
         np.savez(examples, **arrays)
-        request = {"runtime": runtime, "file": file, "inputs": str(examples), "threads": threads, "runs": runs}
+        request = {
+            "runtime": foreign.resolved(runtime),
+            "file": file,
+            "inputs": str(examples),
+            "threads": threads,
+            "runs": runs,
+        }
         with quiet.measuring():
             found = process.ask(process.start(MODULE), request | {"folder": folder}, 60 + 10 * MAX_SECONDS, "profile")
     if found["operators"] is None:

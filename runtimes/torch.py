@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,8 @@ from torch.utils import _pytree
 from runtimes.base import Artifact, ArtifactError
 from runtimes.ports import check, free_axes
 from tasks.base import Arrays, Port
+
+logging.getLogger("torch.export").setLevel(logging.ERROR)  # it logs the traceback of what it then raises
 
 # An extra file within a `.pt2` with the ports' names, {"inputs": [...], "outputs": [...]}, in the program's order.
 PORTS = "pare.ports"

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 import trainers.base
+from runtimes.quiet import default_folder
 from search.tracking.uri import quiet
 from tasks.mnist import data
 from tests.linear import LinearTrainer
@@ -82,6 +83,14 @@ def studied(fetched: Path, blank_store: Path, tmp_path_factory: pytest.TempPathF
 def _own_record(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test's record is another's: MLflow writes the address it is given into the environment."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+@pytest.fixture
+def own_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Locks and memory of latency apart from those of whatever else measures or trains on this host; their folder."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    return default_folder()
 
 
 @pytest.fixture

@@ -18,6 +18,8 @@ from runtimes.ports import batch_axis, check, fitted
 from tasks.base import Port
 from tests.test_litert import write
 
+pytestmark = pytest.mark.usefixtures("own_locks")
+
 QUICK = LatencySpec(max_seconds=0.3, min_blocks=5, target_rel_ci=0.5)
 IDS, MASK = Port("ids", ("batch", "length"), "int64"), Port("mask", ("batch", "length"), "float32")
 IMAGES = Port("images", ("batch", 3, 8, 6), "float32", "NCHW")

@@ -16,6 +16,8 @@ from runtimes.profile import OperatorTime, by_type, integer_share, profile, repe
 from tests.test_examples import text, words
 from tests.test_litert import write
 
+pytestmark = pytest.mark.usefixtures("own_locks")
+
 IMAGES = {"x": np.random.default_rng(0).random((1, 16, 20, 20), dtype=np.float32)}
 
 

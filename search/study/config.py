@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from runtimes.base import FORMATS
+from runtimes.base import FORMATS, format_of
 from search.study.constraint import Constraint
 from search.study.metrics import Metrics
 from search.study.parse import parse, unknown
@@ -261,8 +261,11 @@ def _read(study: Mapping[str, Any], folder: Path) -> Iterator[str]:
             yield from error.problems
     runtime = study.get("runtime")
     for name in runtime.values() if isinstance(runtime, Mapping) else [runtime]:
-        if isinstance(name, str) and name not in FORMATS:
-            yield f"study.runtime: {name!r} is not a runtime; choose from {', '.join(FORMATS)}"
+        try:
+            if isinstance(name, str):
+                format_of(name)
+        except ValueError as error:
+            yield f"study.{error}"
     for trainer in runtime if isinstance(runtime, Mapping) else ():
         if trainer not in TRAINERS:
             yield unknown(f"study.runtime.{trainer}", str(trainer), list(TRAINERS))
@@ -299,10 +302,10 @@ def _cross(study: Study) -> Iterator[str]:
             yield f"study.runtime: names no runtime for the {trainer} trainer; add `{trainer}: ...`"
             continue
         runtime, formats = study.runtime_of(trainer), capabilities(trainer).formats
-        if FORMATS[runtime] not in formats:
+        if (wanted := format_of(runtime)) not in formats:
             able = [name for name, format in FORMATS.items() if format in formats]
             yield (
-                f"study.runtime: {runtime!r} loads .{FORMATS[runtime]} files, which the {trainer} trainer does not "
+                f"study.runtime: {runtime!r} loads .{wanted} files, which the {trainer} trainer does not "
                 f"write; choose from {', '.join(able)}"
             )
     trained = {*space.models(), *(str(teacher).rpartition("/")[2] for teacher in space.teachers())}
