@@ -25,7 +25,7 @@ def run(study: str, *, config_dir: str | Path | None = None, **overrides: Any) -
         words.append(f"--config-dir={Path(config_dir).expanduser().absolute()}")
     config = compose.composed(words, EXPERIMENTS)
     config = config.model_copy(update={"root": writable(config.root)})
-    sweep = carry_out(config)
+    sweep, _ = carry_out(config)
     return front(study, root=config.root, sweep=sweep)
 
 

@@ -11,7 +11,8 @@ from rich.console import Console
 
 from search import terminal
 from search.command import UsageError, command, needs_study, settings
-from search.front.publish import files, write
+from search.front.places import files, show
+from search.front.publish import write
 from search.front.summary import Summary, read
 from search.front.tables import figures, listing, markdown
 
@@ -37,11 +38,9 @@ def say(root: Path, study: str, sweep: str | None = None, console: Console | Non
     """Print the front, where picture and page lie, and the command for the UI; draw them if they are missing."""
     summary = read(root, study, sweep)
     made = files(root, summary.sweep)
-    if not (made.picture.exists() and made.page.exists()):
+    if not made.written:
         made = write(root, summary)
-    console = console or terminal.console()
-    listing(summary).show(console)
-    console.print(f"Picture  {made.picture}\nReport   {made.page}\nMLflow   python -m search.ui", soft_wrap=True)
+    show(listing(summary), made, console or terminal.console())
 
 
 def arguments(argv: Sequence[str]) -> dict[str, str]:

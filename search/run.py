@@ -7,7 +7,9 @@ at the end the front is reported (report.py).
 
 from __future__ import annotations
 
+import functools
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import hydra
@@ -16,6 +18,8 @@ from omegaconf import DictConfig
 from search import terminal
 from search.command import writable
 from search.ending import clear_errors
+from search.front import places
+from search.front.listing import Listing
 from search.signals import Stop
 from search.study import compose
 from search.study.config import Config
@@ -29,38 +33,40 @@ def search(raw: DictConfig) -> None:
     """Search the composed study until its budget is spent, then report the front."""
     with clear_errors():
         config = compose.check(raw)
-        sweep = carry_out(config.model_copy(update={"root": writable(config.root)}), STOP)
-        from search import report
+        config = config.model_copy(update={"root": writable(config.root)})
+        print(f"{config.study.name}: {config.study.description}".removesuffix(": "), flush=True)
+        sweep, front = carry_out(config, STOP)
+        places.show(front, places.files(config.root, sweep), terminal.console())
 
-        report.say(config.root, config.study.name, sweep)
 
-
-def carry_out(config: Config, stop: Stop | None = None) -> str:
-    """Run the study's sweep to the end of its budget; returns the sweep's name."""
-    # What follows takes seconds to import: a mistake in the configuration is answered before.
+def carry_out(config: Config, stop: Stop | None = None) -> tuple[str, Listing]:
+    """Run the study's sweep to the end of its budget; returns the sweep's name and its front as lines."""
+    # What follows takes a second to import: a mistake in the configuration is answered before.
     from search.storage.database import address
     from search.study.metrics import Metrics
     from search.sweep import driver
-    from search.sweep.describe import describe
+    from search.sweep.describe import ask, here
+    from search.sweep.names import recorded
     from search.sweep.sweep import Sweep, driver_lock
-    from search.tracking.tracking import Tracking
 
-    url = address(config.root, config.storage.name)
-    with driver_lock(config.root, config.study.name, url, config.storage.patience) as hold:
-        recorded = Tracking(config.root, config.study.name).sweeps()
-        info, metrics = None, Metrics.of(config.task)
+    url, output = address(config.root, config.storage.name), config.root / "logs" / f"{config.study.name}.log"
+    with driver_lock(config.root, config.study.name, url, config.storage.patience) as hold, ExitStack() as room:
+        info, executor, metrics = None, None, Metrics.of(config.task)
         if metrics is None or config.executor.name == "ray":
-            info = describe(config, config.root / "logs" / f"{config.study.name}-task.log")
+            executor = here(config, output)
+            room.callback(executor.close)
+            info = ask(config, executor)
             metrics = Metrics.from_info(info)
         if config.executor.name == "ray":
             from search.executors.ray.inputs import with_code
 
-            config = with_code(config)
+            executor, config = None, with_code(config)
+        names = functools.partial(recorded, config.root, config.study.name, url)
         sweep = Sweep.open(
-            config.study, url, config.fresh, named=config.sweep, hold=hold, recorded=recorded, metrics=metrics
+            config.study, url, config.fresh, named=config.sweep, hold=hold, recorded=names, metrics=metrics
         )
-        driver.run(config, sweep, stop, info)
-    return sweep.name
+        front = driver.run(config, sweep, stop, info, executor)
+    return sweep.name, front
 
 
 def main() -> None:

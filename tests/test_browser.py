@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from search.front.publish import files
+from search.front.places import files
 from search.front.summary import Summary, read
 from search.trial.record import colour
 

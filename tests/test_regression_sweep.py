@@ -41,7 +41,7 @@ def test_a_sweep_that_minimizes_an_error(
 ) -> None:
     monkeypatch.setattr(trainers.base, "load", lambda name: LeastSquares())
     asked = config(root)
-    name = carry_out(asked)
+    name, _ = carry_out(asked)
     said = capsys.readouterr().out
     assert "rmse" in said
     assert "ccuracy" not in said

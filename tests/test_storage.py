@@ -265,9 +265,9 @@ def test_an_ask_that_is_cut_in_half_leaves_nothing(tmp_path: Path, monkeypatch: 
 
 def test_a_new_sweep_is_not_named_as_one_that_another_storage_recorded(tmp_path: Path) -> None:
     place = f"sqlite:///{tmp_path}/optuna.db"
-    assert Sweep.open(study(), place, recorded=["tiny-001", "tiny-007"]).name == "tiny-008"
-    assert Sweep.open(study(), place, recorded=["tiny-001", "tiny-009"]).name == "tiny-008"  # goes on
-    assert Sweep.open(study(), place, fresh=True, recorded=["tiny-009"]).name == "tiny-010"
+    assert Sweep.open(study(), place, recorded=lambda known: ["tiny-001", "tiny-007"]).name == "tiny-008"
+    assert Sweep.open(study(), place, recorded=lambda known: ["tiny-001", "tiny-009"]).name == "tiny-008"  # goes on
+    assert Sweep.open(study(), place, fresh=True, recorded=lambda known: ["tiny-009"]).name == "tiny-010"
 
 
 @pytest.mark.cluster

@@ -3,28 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from search.front.comparison import Comparison, beside
+from search.front.places import Files, files
 from search.front.summary import Summary, summarize
 from search.front.tables import figures, markdown
 from search.tracking.tracking import Tracking
 from search.trial.record import STATUSES, Outcome
-
-
-@dataclass(frozen=True)
-class Files:
-    """Where a sweep's picture and page lie."""
-
-    picture: Path
-    page: Path
-
-
-def files(root: Path, sweep: str) -> Files:
-    """Their places under `root`, whether or not they have been written."""
-    folder = root / "reports" / sweep
-    return Files(folder / "front.png", folder / "report.html")
 
 
 def write(root: Path, summary: Summary) -> Files:

@@ -14,24 +14,17 @@ from search.trial import task
 from tasks.base import TaskInfo
 
 
-def describe(config: Config, output: Path) -> TaskInfo:
-    """The task in words and figures; raises SweepError saying why it cannot be loaded, ConfigError for metrics.
-
-    `output`: file for what frameworks print.
-    """
-    own = config.executor.model_copy(update={"name": config.executor.name, "workers": 1})
-    worker: Executor = InlineExecutor()
-    if own.name != "inline":
-        output.parent.mkdir(parents=True, exist_ok=True)
-        worker = LocalExecutor(own, output)
-    try:
-        return ask(config, worker)
-    finally:
-        worker.close()
+def here(config: Config, output: Path) -> Executor:
+    """Workers of this host to ask, and to run the sweep where it is no cluster's. `output`: what frameworks print."""
+    if config.executor.name == "inline":
+        return InlineExecutor()
+    output.parent.mkdir(parents=True, exist_ok=True)
+    one = config.executor.name == "ray"  # the cluster's own follow
+    return LocalExecutor(config.executor.model_copy(update={"workers": 1} if one else {}), output)
 
 
 def ask(config: Config, worker: Executor) -> TaskInfo:
-    """The same of a worker that is there already."""
+    """The task in words and figures; raises SweepError saying why it cannot be loaded, ConfigError for metrics."""
     future = worker.submit(-1000, config.study.space.trainers()[0], task.describe, config)
     if error := future.exception():
         raise SweepError(f"study.task: {reason(error)}") from error

@@ -12,6 +12,7 @@ from typing import Any
 from search.errors import SweepError, reason
 from search.executors.base import Event, Executor, Work, run_all
 from search.executors.start import start
+from search.front.listing import Listing
 from search.signals import Stop
 from search.study.config import Config
 from search.sweep.confirm import Confirmation
@@ -19,7 +20,7 @@ from search.sweep.confirmed import Confirmed
 from search.sweep.describe import ask
 from search.sweep.display import Display
 from search.sweep.heartbeat import Heartbeat
-from search.sweep.recorder import Log
+from search.sweep.recorder import TABLE, Log
 from search.sweep.sweep import PendingTrial, Sweep
 from search.trial import objective
 from search.trial.provenance import git_commit
@@ -32,23 +33,31 @@ from trainers.recipe import Recipe
 GIVE_UP_AFTER = 5  # failures in a row at the start: the study is wrong, not the recipes
 
 
-def run(config: Config, sweep: Sweep, stop: Stop | None = None, info: TaskInfo | None = None) -> None:
+def run(
+    config: Config,
+    sweep: Sweep,
+    stop: Stop | None = None,
+    info: TaskInfo | None = None,
+    executor: Executor | None = None,
+) -> Listing:
     """Run the sweep to its end, confirm its front, log everything; what is finished is kept however this ends.
 
+    Returns the front as the terminal shows it.
+
     `stop`: asked by SIGTERM; the trials that run then have `executor.grace` seconds, the rest is for the next start.
-    `info`: the task, where a worker was asked already.
+    `info`: the task, where a worker was asked already. `executor`: that of this host, where it has been started to ask.
     """
     state = [len(sweep.records()), config.study.budget.trials, config.study.confirm.model_dump()]
     if sweep.get("finished") == state:
         print(f"{sweep.name}: already finished {state[0]} trials; raise study.budget.trials to continue, or fresh=true")
-        return
+        return Listing.from_dict(sweep.get(TABLE))
     print(f"{sweep.name}: {state[0]} of {state[1]} trials done; everything is kept in {config.root}", flush=True)
     # Before the record is opened: a cluster that does not answer is no run of the sweep.
-    workers = start(config, config.root / "logs" / f"{sweep.name}.log", info)
+    executor = executor or start(config, config.root / "logs" / f"{sweep.name}.log", info)
     log = Log(config, sweep)
     display = Display(config.study.budget.trials, len(sweep.records()), config.study.objectives, sweep.metrics)
-    driver = Driver(config, sweep, workers, display, log.trial, stop, info)
-    live = Heartbeat(config, sweep, display, workers.slots)
+    driver = Driver(config, sweep, executor, display, log.trial, stop, info, log.check)
+    live = Heartbeat(config, sweep, display, executor.slots)
     status, confirmed = "failed", list[Confirmed]()
     try:
         with display, live:
@@ -59,12 +68,13 @@ def run(config: Config, sweep: Sweep, stop: Stop | None = None, info: TaskInfo |
         status = "interrupted"
         raise
     finally:
-        workers.close()
+        executor.close()
         # Ctrl-C can cut a run in MLflow in half; the next start completes it, and nothing may hide the interruption.
         with contextlib.suppress(*([Exception] if status == "interrupted" else [])):
             log.finish(status, list(driver.baselines.values()), confirmed)
         live.say(status)
     sweep.put("finished", [len(sweep.records()), *state[1:]])
+    return Listing.from_dict(sweep.get(TABLE))
 
 
 class Driver:
@@ -79,12 +89,13 @@ class Driver:
         log: Callable[[TrialRecord], None],
         stop: Stop | None = None,
         info: TaskInfo | None = None,
+        check: Callable[[], None] = lambda: None,
     ):
         self._config = config
         self._sweep = sweep
         self._executor = executor
         self._display = display
-        self._log = log
+        self._log, self._check = log, check
         self._stop = stop or Stop()
         self._files = config.root / "trials" / sweep.name
         self._info = info
@@ -310,6 +321,7 @@ class Driver:
         self._display.say(f"baseline {name}: {', '.join(figures)}")
 
     def _tell_progress(self, event: Event) -> None:
+        self._check()  # a record that cannot be written is said before more is trained
         self._display.progress(*event)
 
 

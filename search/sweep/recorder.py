@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
-from search.front import publish
 from search.study.config import Config, Study
 from search.study.metrics import Metrics
 from search.sweep.confirmed import Confirmed
 from search.sweep.sweep import Sweep
 from search.tracking import writer
-from search.tracking.tracking import Tracking
 from search.trial.provenance import git_commit
 from search.trial.record import TrialRecord
 from search.trial.results import Baseline
+
+if TYPE_CHECKING:
+    from search.tracking.tracking import Tracking
+
+TABLE = "table"  # the front as the terminal shows it: a finished sweep shows it again without reading its record
 
 
 class Log:
@@ -26,28 +31,38 @@ class Log:
     def __init__(self, config: Config, sweep: Sweep):
         self._config = config
         self._sweep = sweep
-        self._tracking = Tracking(config.root, config.study.name)
-        plain = config.study.model_dump(mode="json")
-        self._tracking.start_sweep(
-            sweep.name,
-            plain,
-            {"pare.git_commit": git_commit(), "pare.description": config.study.description},
-            config.study.objectives,
-            metrics=sweep.metrics,
-        )
         self._tensorboard = config.tracking.tensorboard
+        start: dict[str, Any] = {
+            "config": config.study.model_dump(mode="json"),
+            "tags": {"pare.git_commit": git_commit(), "pare.description": config.study.description},
+            "objectives": config.study.objectives,
+            "metrics": sweep.metrics,
+        }
         self._scribe = None
-        if config.executor.name != "inline":
-            self._scribe = writer.Writer(config.root, config.study.name, sweep.name, self._tensorboard)
+        if config.executor.name == "inline":
+            self._opened().start_sweep(sweep.name, **start)
+        else:
+            self._scribe = writer.Writer(config.root, config.study.name, sweep.name, self._tensorboard, start)
         for record in sweep.records():
             self.trial(record)
+
+    @functools.cache  # noqa: B019 — one per sweep, kept as long as the process
+    def _opened(self) -> Tracking:
+        from search.tracking.tracking import Tracking  # MLflow takes seconds, in which the first trials run
+
+        return Tracking(self._config.root, self._config.study.name)
 
     def trial(self, record: TrialRecord) -> None:
         """Log one finished trial; a second time changes nothing."""
         if self._scribe is not None:
             self._scribe.log(record)
         else:
-            writer.write(self._tracking, self._config.root, self._sweep.name, record, self._tensorboard)
+            writer.write(self._opened(), self._config.root, self._sweep.name, record, self._tensorboard)
+
+    def check(self) -> None:
+        """Raise TrackingError when the record cannot be written."""
+        if self._scribe is not None:
+            self._scribe.check()
 
     def close(self) -> None:
         """Until every trial is written; raises TrackingError when that cannot be done."""
@@ -57,21 +72,26 @@ class Log:
 
     def finish(self, status: str, baselines: Sequence[Baseline], confirmed: Sequence[Confirmed]) -> None:
         """Log the front, its confirmation, pictures and report. `status`: finished, interrupted or failed."""
+        from search.front import publish
+        from search.front.tables import listing
+
         self.close()
+        tracking = self._opened()
         if task := self._sweep.get("task"):
-            self._tracking.log_task(self._sweep.name, task, self._config.root / "cache")
+            tracking.log_task(self._sweep.name, task, self._config.root / "cache")
         if baselines:
             point = reference_point(self._config.study, self._sweep.metrics, baselines)
-            self._tracking.tag_sweep(self._sweep.name, {"pare.reference_point": json.dumps(self._as_first(point))})
-        self._tracking.log_confirmed(self._sweep.name, [point.to_dict() for point in confirmed])
-        publish.finish(self._config.root, self._tracking, self._sweep.name, status)
+            tracking.tag_sweep(self._sweep.name, {"pare.reference_point": json.dumps(self._as_first(tracking, point))})
+        tracking.log_confirmed(self._sweep.name, [point.to_dict() for point in confirmed])
+        summary = publish.finish(self._config.root, tracking, self._sweep.name, status)
+        self._sweep.put(TABLE, listing(summary).to_dict())
 
-    def _as_first(self, point: list[float]) -> list[float]:
+    def _as_first(self, tracking: Tracking, point: list[float]) -> list[float]:
         """The study's first sweep's reference point, so that volumes compare; of latency in ms this sweep's own.
 
         A machine's speed drifts from sweep to sweep, the ratio to its dense baseline does not.
         """
-        first = self._tracking.about(self._tracking.sweeps()[0])
+        first = tracking.about(tracking.sweeps()[0])
         names, metrics = self._config.study.objectives, self._sweep.metrics
         alike = first["objectives"] == names and first["metrics"].directions(names) == metrics.directions(names)
         if not alike or first["reference"] is None:

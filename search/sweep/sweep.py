@@ -12,7 +12,7 @@ import json
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,13 +80,13 @@ class Sweep:
         *,
         named: str | None = None,
         hold: Hold | None = None,
-        recorded: Sequence[str] = (),
+        recorded: Callable[[Sequence[str]], Sequence[str]] = tuple,
         metrics: Metrics | None = None,
     ) -> Sweep:
         """The sweep `named` or the study's newest one, or a new one if there is none or `fresh`.
 
-        A new one is never named as a `recorded` one is. `metrics`: the task's; those that the sweep was
-        started with if left out.
+        A new one is never named as one that `recorded` gives of those known; for an older one it is not asked.
+        `metrics`: the task's; those that the sweep was started with if left out.
 
         Raises SweepError when the storage cannot be read, SettingsError when that sweep does not exist or was
         started otherwise.
@@ -100,9 +100,7 @@ class Sweep:
                     f"sweep: {settings.name} has no sweep {named!r}; choose from {', '.join(names) or 'none yet'}"
                 )
             # Another storage may have given a sweep of this name to the same record.
-            taken = sorted({*names, *recorded}, key=_number)
-            number = _number(taken[-1]) if taken else 0
-            name = named or (f"{settings.name}-{number + 1:03d}" if fresh or not names else names[-1])
+            name = named or (names[-1] if names and not fresh else _next(settings.name, {*names, *recorded(names)}))
             study = optuna.create_study(
                 storage=store,
                 study_name=name,
@@ -240,6 +238,10 @@ def sweep_names(study: str, storage: Any) -> list[str]:
     names = optuna.get_all_study_names(storage)
     own = [n for n in names if n.rpartition("-")[0] == study and n.rpartition("-")[2].isdigit()]
     return sorted(own, key=_number)
+
+
+def _next(study: str, taken: Collection[str]) -> str:
+    return f"{study}-{max(map(_number, taken), default=0) + 1:03d}"
 
 
 def _number(name: str) -> int:

@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import queue
 import signal
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,15 @@ class Writer:
     """`log` hands a trial over, `close` waits until all are written; both raise what the writing raised.
 
     The process ends with the driver, however that ends: what was not written then, the next start hands over again.
+    `start`: what Tracking.start_sweep takes; without it the sweep has been started already. Importing MLflow takes
+    seconds, which the driver does not wait for.
     """
 
-    def __init__(self, root: Path, study: str, sweep: str, tensorboard: bool):
+    def __init__(self, root: Path, study: str, sweep: str, tensorboard: bool, start: Mapping[str, Any] | None = None):
         context = multiprocessing.get_context("spawn")
         self._records: Any = context.Queue(WAITING)
         self._answer, theirs = context.Pipe(duplex=False)
-        args = (self._records, theirs, os.getpid(), root, study, sweep, tensorboard)
+        args = (self._records, theirs, os.getpid(), root, study, sweep, tensorboard, start)
         self._process = context.Process(target=_serve, args=args, daemon=True, name="record")
         with shielded():
             self._process.start()
@@ -45,6 +48,11 @@ class Writer:
             except queue.Full:
                 continue
         self._raise()
+
+    def check(self) -> None:
+        """Raise what the process ended with, if it has."""
+        if not self._process.is_alive() or self._answer.poll():
+            self._raise()
 
     def close(self) -> None:
         """Until all is written."""
@@ -74,7 +82,16 @@ class Writer:
             raise error
 
 
-def _serve(records: Any, answer: Any, driver: int, root: Path, study: str, sweep: str, tensorboard: bool) -> None:
+def _serve(
+    records: Any,
+    answer: Any,
+    driver: int,
+    root: Path,
+    study: str,
+    sweep: str,
+    tensorboard: bool,
+    start: Mapping[str, Any] | None,
+) -> None:
     """In the process: write until None comes, then say None, or the error that ended it."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it ends when the driver says so, or is gone
     follow(driver)
@@ -87,6 +104,8 @@ def _serve(records: Any, answer: Any, driver: int, root: Path, study: str, sweep
         with place.open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             tracking = Tracking(root, study)
+            if start is not None:
+                tracking.start_sweep(sweep, **start)
             while (record := records.get()) is not None:
                 write(tracking, root, sweep, record, tensorboard)
         answer.send(None)
