@@ -34,22 +34,23 @@ def search(raw: DictConfig) -> None:
     with clear_errors():
         config = compose.check(raw)
         config = config.model_copy(update={"root": writable(config.root)})
-        print(f"{config.study.name}: {config.study.description}".removesuffix(": "), flush=True)
         sweep, front = carry_out(config, STOP)
         places.show(front, places.files(config.root, sweep), terminal.console())
 
 
 def carry_out(config: Config, stop: Stop | None = None) -> tuple[str, Listing]:
     """Run the study's sweep to the end of its budget; returns the sweep's name and its front as lines."""
-    # What follows takes a second to import: a mistake in the configuration is answered before.
     from search.storage.database import address
+
+    url, output = address(config.root, config.storage.name), config.root / "logs" / f"{config.study.name}.log"
+    # What follows takes a second to import: nobody looks at an empty screen meanwhile.
+    print(f"{config.study.name}: {config.study.description}".removesuffix(": "), flush=True)
     from search.study.metrics import Metrics
     from search.sweep import driver
     from search.sweep.describe import ask, here
     from search.sweep.names import recorded
     from search.sweep.sweep import Sweep, driver_lock
 
-    url, output = address(config.root, config.storage.name), config.root / "logs" / f"{config.study.name}.log"
     with driver_lock(config.root, config.study.name, url, config.storage.patience) as hold, ExitStack() as room:
         info, executor, metrics = None, None, Metrics.of(config.task)
         if metrics is None or config.executor.name == "ray":

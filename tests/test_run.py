@@ -137,7 +137,8 @@ def test_settings_without_a_study_are_a_mistake(
     for argv in (["fresh=true"], ["--cfg", "job"], ["--multirun", "fresh=true,false"]):
         code, out, err = ended([*argv, f"root={tmp_path}/m"], monkeypatch, capsys)
         assert (code, out) == (2, "")
-        assert err.startswith("error: study: missing; write study=NAME, one of mnist_prune, ")
+        assert err.startswith("error: study: missing; write study=NAME, one of ")
+        assert "mnist_prune, " in err
 
 
 def test_nothing_is_written_outside_root(root: Path, tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ def test_a_command_before_the_installation_says_what_to_run(tmp_path: Path) -> N
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_whatever_is_said_to_be_installed_can_be_installed_so(path: Path) -> None:
     for found in re.finditer(r"pip install[^\n\"]*", path.read_text()):
-        assert re.match(r"pip install -e '\.\[[\w,-]+\]' -c constraints\.txt", found[0]), found[0]
+        assert re.match(r"pip install -e '\.\[({extra}|[\w,-]+)\]' -c constraints\.txt", found[0]), found[0]
 
 
 def test_warnings_of_other_packages_stay_off_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
