@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import ast
 import importlib
+import json
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tasks import own, scorers
 from tasks.address import Address, located, read
-from tasks.base import ACCURACY, Metric, TaskSpec, code_digest
+from tasks.base import ACCURACY, AGREEMENT, Metric, TaskSpec, code_digest
+from tasks.sources import TARGETS
 from tasks.user_code import defined, files_of, trainers_in
 
 GROUP = "pare.tasks"
@@ -106,7 +109,37 @@ def metrics_of(spec: TaskSpec) -> tuple[Metric, ...] | None:
     file = name.path(spec) if name is not None and name.kind == "file" else None
     if metrics := own.static_metrics(spec, file):
         return metrics
-    return (ACCURACY,) if model.kind in ("timm", "torchvision") else None
+    if model.kind in ("timm", "torchvision"):
+        return (ACCURACY,)
+    if model.kind == "hf":
+        return _hugging_face(model.path(spec) / "config.json")
+    if model.kind == "onnx" and found["data"].kind == "npz":
+        return None if _has_target(spec, found["data"].path(spec)) else (AGREEMENT,)
+    return None
+
+
+def _hugging_face(config: Path) -> tuple[Metric, ...] | None:
+    """Accuracy, or the error of a model that gives a quantity; None where the configuration is not here."""
+    try:
+        about = json.loads(config.read_text())
+    except (OSError, ValueError):
+        return None
+    regression = about.get("problem_type") == "regression" or len(about.get("id2label", {0: "", 1: ""})) == 1
+    return (scorers.METRICS["mse"] if regression else ACCURACY,)
+
+
+def _has_target(spec: TaskSpec, path: Path) -> bool:
+    """Whether the arrays hold a target; only their names are read."""
+    if spec.label:
+        return True
+    files = sorted(path.glob("*.npz")) if path.is_dir() else [path]
+    try:
+        with zipfile.ZipFile(files[0]) as archive:
+            names = {Path(name).stem.lower() for name in archive.namelist()}
+    except (OSError, IndexError, zipfile.BadZipFile):
+        return True
+    words = {word for name in names for word in (name, *name.split("_"))}
+    return bool(words & set(TARGETS))
 
 
 def own_metric(spec: TaskSpec, name: str) -> Metric:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import hashlib
 import importlib
 import importlib.util
@@ -18,6 +19,7 @@ from typing import Any
 
 from tasks.address import Address, nearest
 from tasks.base import Progress, TaskError, TaskSpec, code_digest
+from tasks.imports import import_torchvision
 
 FRAMEWORKS = {
     "torch": "pytorch",
@@ -125,13 +127,27 @@ def load(file: Path) -> ModuleType:
     sys.path.insert(0, str(file.parent))
     try:
         with guarded("code", f"importing {file.name}", file.parent):
-            found.loader.exec_module(module)
+            _with_torchvision(functools.partial(found.loader.exec_module, module))
     except BaseException:
         del sys.modules[name]
         raise
     finally:
         sys.path.remove(str(file.parent))
     return module
+
+
+def _with_torchvision(work: Callable[[], Any]) -> Any:
+    """What `work` gives; where it fails for a torchvision that was built for another torch, once more with that mended.
+
+    Many packages import torchvision by the way; where it works, it is not imported for their sake.
+    """
+    try:
+        return work()
+    except RuntimeError as error:
+        if "torchvision::nms" not in str(error):
+            raise
+    import_torchvision()
+    return work()
 
 
 def _forget(files: Sequence[Path], folder: Path) -> None:
@@ -152,7 +168,7 @@ def fetch(spec: TaskSpec, field: str, address: Address) -> tuple[Any, Path | Non
     else:
         where, folder = address.place, None
         with guarded("code", f"importing {where}", None):
-            module = importlib.import_module(address.place)
+            module = _with_torchvision(functools.partial(importlib.import_module, address.place))
     if not hasattr(module, address.name):
         public = [name for name in vars(module) if not name.startswith("_")]
         raise TaskError(f"task.{field}: {where} has no {address.name!r}{nearest(address.name, public)}", "code")

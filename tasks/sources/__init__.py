@@ -22,6 +22,8 @@ NAMES = {
     "validation": ("validation", "val", "valid", "dev"),
     "test": ("test", "testing"),
 }
+# What a target is called among named arrays.
+TARGETS = ("target", "targets", "label", "labels", "y")
 _DECIDING = ("data", "text", "label", "train", "validation", "test", "size", "length")
 
 

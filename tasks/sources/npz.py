@@ -14,12 +14,11 @@ from tasks.address import nearest
 from tasks.base import SPLITS, TaskError
 from tasks.cache import sha256_of
 from tasks.samples import Samples
-from tasks.sources import NAMES, Opening, kept, reader, which
+from tasks.sources import NAMES, TARGETS, Opening, kept, reader, which
 from tasks.sources.python import Pictures
 from tasks.splits import Source
 from tasks.tree import as_port, count
 
-TARGETS = ("target", "targets", "label", "labels", "y")
 BLOCK = 1024  # samples written at a time
 
 Named = dict[str, str]  # what an array is called in a split -> what it is called in the file
