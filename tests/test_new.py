@@ -1,4 +1,4 @@
-"""`search.new`: a study that is valid as it stands, outside the repository; nothing overwritten, nothing half written."""
+"""`search.new`: a study valid as it stands, outside the repository; nothing overwritten, nothing half written."""
 
 from __future__ import annotations
 

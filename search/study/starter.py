@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from tasks.base import Metric
+from tasks.base import ACCURACY, Metric
 from trainers.base import Capabilities
 
 Kind = Literal["convolutional", "transformer", "own", "keras", "onnx"]
@@ -113,7 +113,7 @@ class Starter:
 
     def _head(self) -> list[str]:
         metric = self.metrics[0] if self.metrics else None
-        objective = metric.name if metric else "accuracy"
+        objective = metric.name if metric else ACCURACY.name
         guessed = "" if metric else " # the task's own metric first: search.doctor says what it is called"
         share = metric is None or (metric.unit == "%" and metric.scale == 100)
         bound = f"{objective}_drop <= {SMALL_METRIC:g}"
