@@ -25,7 +25,9 @@ def test_two_sweeps_of_the_same_do_not_differ_and_a_worse_one_is_told(
     assert "lucky-001" in said
     assert "lucky-002" in said
     # 300 images instead of 3,000: a worse front on the same axes
-    changed = config(root, data={"train_size": 300, "validation_size": 500}).model_copy(update={"fresh": True})
+    changed = config(root, task={"name": "mnist", "train_size": 300, "validation_size": 500}).model_copy(
+        update={"fresh": True}
+    )
     searched(changed)
     assert compare.main(["study=lucky", f"root={root}", "sweep=lucky-001", "sweep=lucky-003"]) == 0
     said = capsys.readouterr().out

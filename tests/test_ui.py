@@ -102,7 +102,7 @@ def test_a_taken_port_is_passed_over_or_refused() -> None:
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        ("pport=1", r"pport=1: no such argument \(did you mean port=\?\); choose from root=, port="),
+        ("pport=1", r"pport=1: no such argument \(did you mean port=\?\); choose from port=, root="),
         ("port=http", "port: 'http' is not valid; write a number from 1 to 65535"),
         ("root", "root: needs a value"),
     ],

@@ -103,7 +103,9 @@ def test_a_worse_front_is_marked_told_and_ends_with_3(planted: LinearTrainer, ro
     once: dict[str, Any] = {"confirm": {"seeds": 0}, "objectives": ["accuracy"], "budget": {"trials": 1}}
     once |= {"recipe": {"model": "lenet300"}, "references": {"honest": {}}}
     searched(config(root, **once))
-    worse = config(root, data={"train_size": 300, "validation_size": 500}, **once).model_copy(update={"fresh": True})
+    worse = config(root, task={"name": "mnist", "train_size": 300, "validation_size": 500}, **once).model_copy(
+        update={"fresh": True}
+    )
     searched(worse)
     with serving(500, 200) as hook:
         folder = tmp_path / "schedule"
