@@ -1,0 +1,1 @@
+"""Smaller ONNX graphs that compute the same: what is dead is removed, what is implied is not written."""
