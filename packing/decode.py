@@ -236,7 +236,8 @@ class Parser:
         if kind > 63 or width not in (1, 2, 4, 8) or not 0 < rows * columns * bits <= 8 * self.left + 4:
             raise damaged(f"a payload of {rows} x {columns} elements of {bits} bits, described by {kind}")
         if what in (PLANES, HALF):
-            return _planes(source, rows * columns, width if what == PLANES else 2, what == HALF)
+            raw = source.planes(kind, rows * columns, width if what == PLANES else 2, slot)
+            return np.frombuffer(raw, "<f2").astype("<f4").tobytes() if what == HALF else raw
         step = source.take({STEP16: 2, STEP32: 4}.get(what, 0), slot)
         palette = source.take((source.byte(slot) + 1) * width, slot) if what == PALETTE else b""
         symbols = source.symbols(kind, rows, columns, slot)
@@ -251,12 +252,6 @@ class Parser:
         if what == INT8:
             return symbols.tobytes()
         return (symbols.astype("<f4") * np.frombuffer(step, "<f2" if what == STEP16 else "<f4").astype("<f4")).tobytes()
-
-
-def _planes(source: Source, count: int, width: int, half: bool) -> bytes:
-    """Elements of `width` bytes that are stored byte by byte, first bytes first; `half`: float16 for a float32."""
-    raw = np.frombuffer(source.cut(1, count * width), np.uint8).reshape(width, count).T.tobytes()
-    return np.frombuffer(raw, "<f2").astype("<f4").tobytes() if half else raw
 
 
 class Coder(Protocol):
@@ -346,16 +341,27 @@ class Source:
             drawn = self.weights.matrix(self.coder, *shape, width, bits) if self.weights else [0] * count
             found = np.array(drawn, np.int64).astype(np.int8)
         elif kind & SPARSE:
-            found = np.zeros(count, np.int8)
-            gaps = np.frombuffer(self.cut(2, self.varint(slot)), np.uint8)
-            last = gaps < 255
-            places = np.cumsum(np.where(last, gaps.astype(np.int64) + 1, 255))[last] - 1
-            if len(places) and places[-1] >= count:
-                raise damaged("a weight lies outside its tensor")
+            found, places = np.zeros(count, np.int8), self.places(count, slot)
             found[places] = np.frombuffer(self.cut(1, len(places)), np.int8)
         else:
             found = np.frombuffer(self.cut(1, count), np.int8)
         return found.reshape(shape).T.flatten() if kind & COLUMNS else found
+
+    def planes(self, kind: int, count: int, width: int, slot: int) -> bytes:
+        """Elements of `width` bytes, which are stored byte by byte: all first bytes, then all second ones."""
+        places = self.places(count, slot) if kind & SPARSE else np.arange(count)
+        found = np.zeros((count, width), np.uint8)
+        found[places] = np.frombuffer(self.cut(1, len(places) * width), np.uint8).reshape(width, -1).T
+        return found.tobytes()
+
+    def places(self, count: int, slot: int) -> np.ndarray:
+        """int64, ascending: where the nonzeros are, from the zeros before each; a byte of 255 is 255 zeros and more."""
+        gaps = np.frombuffer(self.cut(2, self.varint(slot)), np.uint8)
+        last = gaps < 255
+        places: np.ndarray = np.cumsum(np.where(last, gaps.astype(np.int64) + 1, 255))[last] - 1
+        if len(places) and places[-1] >= count:
+            raise damaged("a weight lies outside its tensor")
+        return places
 
     def allow(self, decisions: int) -> None:
         """Count what is range-coded; raises PackError when it is more than any packer writes."""
@@ -368,27 +374,26 @@ class RangeDecoder:
     """A binary arithmetic decoder with 32-bit bounds, as in lpaq (Mahoney, 2007)."""
 
     def __init__(self, data: bytes) -> None:
-        self.data, self.at = data + bytes(4), 4  # an encoder leaves out zeros at the end
-        self.low, self.high, self.value = 0, 0xFFFFFFFF, int.from_bytes(self.data[:4], "big")
+        self.data, self.at = data, 4
+        self.low, self.high, self.value = 0, 0xFFFFFFFF, int.from_bytes(data[:4].ljust(4, b"\0"), "big")
 
     def bit(self, chance: int) -> int:
-        """The next bit, which is 1 with probability `chance` / 65536; raises PackError past the end."""
+        """The next bit, which is 1 with probability `chance` / 65536. Zeros follow the last byte without end."""
         low, high = self.low, self.high
         middle = low + ((high - low) * chance >> 16)
         found = int(self.value <= middle)
         low, high = (low, middle) if found else (middle + 1, high)
         while (low ^ high) < 1 << 24:
-            if self.at == len(self.data):
-                raise damaged("its range-coded stream ends early")
-            self.value = (self.value << 8 | self.data[self.at]) & 0xFFFFFFFF
+            following = self.data[self.at] if self.at < len(self.data) else 0
+            self.value = (self.value << 8 | following) & 0xFFFFFFFF
             low, high = low << 8 & 0xFFFFFFFF, high << 8 & 0xFFFFFFFF | 255
             self.at += 1
         self.low, self.high = low, high
         return found
 
     def finished(self) -> bool:
-        """Whether every byte was used."""
-        return self.at >= len(self.data) - 4
+        """Whether every byte was used; an encoder leaves out zeros at the end."""
+        return self.at >= len(self.data) and self.data[-1:] != b"\0"
 
 
 def _squash_table() -> list[int]:
@@ -427,22 +432,25 @@ class Mixer:
 
     def bit(self, coder: Coder, contexts: Sequence[int]) -> int:
         """The next bit, given one context per input."""
-        chances, counts = self.chance, self.count
+        chances, counts, weights = self.chance, self.count, self.weights
         inputs = [STRETCH[chances[c] >> 4] for c in contexts]
-        mixed = sum(map(mul, self.weights, inputs)) >> 16
-        chance = SQUASH[max(-2047, min(2047, mixed)) + 2048]
+        mixed = sum(map(mul, weights, inputs)) >> 16
+        chance = SQUASH[2048 + (mixed if -2048 < mixed < 2048 else 2047 if mixed > 0 else -2047)]
         bit = coder.bit(chance)
         error = (bit << 16) - chance
-        self.weights = [w + (i * error + (1 << 14) >> 15) for w, i in zip(self.weights, inputs, strict=True)]
-        for c in contexts:
-            rate = RATE[counts[c]]
+        for place, c in enumerate(contexts):
+            weights[place] += inputs[place] * error + 16384 >> 15
+            count = counts[c]
             if bit:
-                chances[c] += (65535 - chances[c]) * rate >> 16
+                chances[c] += (65535 - chances[c]) * RATE[count] >> 16
             else:
-                chances[c] -= chances[c] * rate >> 16
-            if counts[c] < COUNT_LIMIT:
-                counts[c] += 1
+                chances[c] -= chances[c] * RATE[count] >> 16
+            if count < COUNT_LIMIT:
+                counts[c] = count + 1
         return bit
+
+
+_PRIMED: list[TextModel] = []
 
 
 class TextModel:
@@ -452,14 +460,19 @@ class TextModel:
 
     def __init__(self) -> None:
         self.mixer = Mixer(self.INPUTS << 16, self.INPUTS, 20000)
-        self.last, self.there = 0, [0] * SLOTS  # the five last bytes; the two last ones of each slot
+        self.last, self.there = 0, [0] * SLOTS  # the four last bytes; the two last ones of each slot
 
     @staticmethod
     def primed() -> TextModel:
-        """A model that has read the reference."""
-        model = TextModel()
-        Parser(Source(b"", _Given(REFERENCE), SKELETON, model), 1 << 20).message(MODEL, 0)
-        return model
+        """A model that has read the reference: a copy of the first one made."""
+        if not _PRIMED:
+            _PRIMED.append(TextModel())
+            Parser(Source(b"", _Given(REFERENCE), SKELETON, _PRIMED[0]), 1 << 20).message(MODEL, 0)
+        made, read = TextModel(), _PRIMED[0]
+        made.last, made.there = read.last, read.there[:]
+        made.mixer.chance, made.mixer.count = read.mixer.chance[:], read.mixer.count[:]
+        made.mixer.weights = read.mixer.weights[:]
+        return made
 
     def byte(self, coder: Coder, slot: int) -> int:
         """The next one, the highest bit first."""
@@ -471,7 +484,7 @@ class TextModel:
             step = node * 0x9E3779B1
             contexts = [(base + step & 0xFFFFFFFF) >> 16 | place << 16 for place, base in enumerate(bases)]
             node = node << 1 | self.mixer.bit(coder, contexts)
-        self.last = (last << 8 | node & 255) & 0xFFFFFFFFFF
+        self.last = (last << 8 | node & 255) & 0xFFFFFFFF
         self.there[slot] = (there << 8 | node & 255) & 0xFFFF
         return node & 255
 

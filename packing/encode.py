@@ -41,12 +41,12 @@ class RangeEncoder:
         return next(self.bits, None) is None
 
     def finish(self) -> bytes:
-        """The stream: closed by the number between the bounds with the most zeros at its end, which are left out."""
+        """The stream: closed by the number between the bounds with the most zeros at its end, and without those."""
         for kept in range(5):
             value = self.high >> 8 * (4 - kept) << 8 * (4 - kept)
             if value >= self.low:
-                return bytes(self.data) + value.to_bytes(4, "big")[:kept]
-        raise AssertionError("unreachable: the upper bound itself is always in range")
+                break
+        return (bytes(self.data) + value.to_bytes(4, "big")).rstrip(b"\0")
 
 
 def bits_of_bytes(data: bytes) -> list[int]:
@@ -80,11 +80,10 @@ def ranged_length(matrix: np.ndarray, width: int) -> int:
     return len(encoder.finish())
 
 
-def gaps(symbols: np.ndarray) -> tuple[bytes, bytes]:
-    """int8 [count] -> (zeros before each nonzero, one byte each with 255 for 255 more; the nonzeros)."""
-    places = np.flatnonzero(symbols)
-    zeros = np.diff(places, prepend=-1) - 1
+def gaps(present: np.ndarray) -> bytes:
+    """bool [count] -> the zeros before each that is present, one byte each, with 255 for 255 more."""
+    zeros = np.diff(np.flatnonzero(present), prepend=-1) - 1
     escapes = zeros // ESCAPE
-    stored = np.full(len(places) + int(escapes.sum()), ESCAPE, np.uint8)
+    stored = np.full(len(zeros) + int(escapes.sum()), ESCAPE, np.uint8)
     stored[np.cumsum(escapes + 1) - 1] = zeros % ESCAPE
-    return stored.tobytes(), symbols[places].tobytes()
+    return stored.tobytes()

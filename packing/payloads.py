@@ -6,7 +6,7 @@ Each way is exact: a payload is coded only by what gives its very bytes again.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -22,14 +22,14 @@ ENTRIES = 256
 class Coding:
     """One way to say a payload. `what`: its kind in docs/format.md; `head`: bytes after the descriptor, as stored.
 
-    `symbols`: int8 [count], its integers in the tensor's order, where it has any, else None; `values`: bytes that are
-    stored as they are.
+    `symbols`: int8 [count], its integers in the tensor's order, where it has any, else None; `elements`: uint8
+    [count, width], the bytes of what is stored plane by plane.
     """
 
     what: int
     head: bytes = b""
     symbols: np.ndarray | None = None
-    values: bytes = b""
+    elements: np.ndarray = field(default_factory=lambda: np.zeros((0, 1), np.uint8))
 
 
 def literal(data: bytes) -> Coding:
@@ -73,9 +73,9 @@ def _wide(data: bytes, dtype: str) -> Iterator[Coding]:
         with np.errstate(over="ignore", invalid="ignore"):
             half = values.astype("<f2")
         if np.isfinite(values).all() and half.astype("<f4").tobytes() == data:
-            yield Coding(HALF, values=planes(half.tobytes(), 2))
+            yield Coding(HALF, elements=_elements(half.tobytes(), 2))
             return
-    yield Coding(PLANES, bytes([width]), values=planes(data, width))
+    yield Coding(PLANES, bytes([width]), elements=_elements(data, width))
 
 
 def _distinct(patterns: np.ndarray) -> tuple[np.ndarray | None, np.ndarray]:
@@ -94,14 +94,21 @@ def _stepped(distinct: np.ndarray, where: np.ndarray) -> Coding | None:
     least = np.abs(nonzero).min()
     for divisor in range(1, 128):
         wanted = least / np.float32(divisor)
-        integers = np.rint(distinct / wanted)
-        if np.abs(integers).max() > 127:
+        with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+            rounded = np.rint(distinct / wanted)
+        if not np.abs(rounded).max() <= 127:
             return None
-        for what, step in ((STEP16, np.float16(wanted)), (STEP32, np.float32(wanted))):
+        integers = rounded.astype(np.int8)  # of -0.0 too: its sign is lost, and the bits below are others
+        for what, step in ((STEP16, _half(wanted)), (STEP32, wanted)):
             exact = np.float32(step)
             if exact > 0 and (integers.astype("<f4") * exact).tobytes() == distinct.tobytes():
-                return Coding(what, step.tobytes(), integers.astype(np.int8)[where])
+                return Coding(what, step.tobytes(), integers[where])
     return None
+
+
+def _half(value: np.float32) -> np.float16:
+    with np.errstate(over="ignore"):
+        return np.float16(value)
 
 
 def _palette(distinct: np.ndarray, where: np.ndarray, width: int) -> Coding:
@@ -114,6 +121,5 @@ def _palette(distinct: np.ndarray, where: np.ndarray, width: int) -> Coding:
     return Coding(PALETTE, head, rank[where].view(np.int8))
 
 
-def planes(data: bytes, width: int) -> bytes:
-    """Elements of `width` bytes as all their first bytes, then all their second ones, and so on."""
-    return np.frombuffer(data, np.uint8).reshape(-1, width).T.tobytes()
+def _elements(data: bytes, width: int) -> np.ndarray:
+    return np.frombuffer(data, np.uint8).reshape(-1, width)

@@ -76,14 +76,19 @@ def _head(stored: Stored, gaps: int, flat: bool) -> bytes:
 
 def _slices(stored: Stored) -> tuple[bytes, bytes]:
     """Its bytes in the values and in the gaps."""
-    if stored.coding.symbols is None:
-        return stored.coding.values, b""
     if stored.kind & RANGED:
         return b"", b""
-    if stored.kind & SPARSE:
-        gaps, values = encode.gaps(stored.symbols.flatten())
-        return values, gaps
-    return stored.symbols.tobytes(), b""
+    if stored.coding.symbols is None:
+        return _cut(stored.coding.elements, bool(stored.kind & SPARSE))
+    return _cut(stored.symbols.reshape(-1, 1), bool(stored.kind & SPARSE))
+
+
+def _cut(elements: np.ndarray, sparse: bool) -> tuple[bytes, bytes]:
+    """[count, width] -> (planes of all elements or of the nonzeros alone, the gaps between those)."""
+    if not sparse:
+        return elements.T.tobytes(), b""
+    present = np.asarray(elements.any(axis=1))
+    return elements[present].T.tobytes(), encode.gaps(present)
 
 
 def _size_bits(stored: Stored) -> int:
@@ -141,16 +146,15 @@ def _stored(coding: Coding, payload: Payload, flags: int, width: int = 1) -> Sto
 
 def _ways(coding: Coding, payload: Payload) -> Iterator[Stored]:
     """Dense or sparse, by rows or by columns, where that can make a difference."""
+    present = np.asarray(coding.elements.any(axis=1) if coding.symbols is None else coding.symbols != 0)
+    sparse = len(present) > 0 and np.count_nonzero(present) <= (1 - SPARSE_SHARE) * len(present)
+    across = coding.symbols is not None and min(_stored(coding, payload, 0).dims) > 1
     yield _stored(coding, payload, 0)
-    if coding.symbols is None:
-        return
-    flat = min(_stored(coding, payload, 0).dims) <= 1
-    sparse = np.count_nonzero(coding.symbols) <= (1 - SPARSE_SHARE) * len(coding.symbols)
-    if not flat:
+    if across:
         yield _stored(coding, payload, COLUMNS)
     if sparse:
         yield _stored(coding, payload, SPARSE)
-    if sparse and not flat:
+    if sparse and across:
         yield _stored(coding, payload, SPARSE | COLUMNS)
 
 
@@ -175,14 +179,21 @@ def _widths(dims: Sequence[int]) -> list[int]:
 
 def _brotli_length(stored: Stored) -> float:
     """Bytes that it takes, as far as a sample of its first rows tells."""
-    symbols, share = _sample(stored, SAMPLE)
-    if not len(symbols):
-        values = (stored.coding.head if stored.coding.what == LITERAL else stored.coding.values)[: 4 * SAMPLE]
-        share = len(values) / max(1, len(stored.coding.head) + len(stored.coding.values))
-        return len(brotli.compress(values, quality=9)) / share if values else 0.0
-    gaps, values = encode.gaps(symbols.flatten()) if stored.kind & SPARSE else (b"", symbols.tobytes())
-    quality = 11 if len(values) <= 4096 else 9
-    return len(stored.coding.head) + len(brotli.compress(values + gaps, quality=quality)) / share
+    if stored.coding.what == LITERAL:
+        sample, total = stored.coding.head[: 4 * SAMPLE], len(stored.coding.head)
+        return len(brotli.compress(sample, quality=_quality(sample))) * total / max(1, len(sample))
+    if stored.coding.symbols is None:
+        elements = stored.coding.elements[:SAMPLE]
+        share = len(elements) / max(1, len(stored.coding.elements))
+    else:
+        symbols, share = _sample(stored, SAMPLE)
+        elements = symbols.reshape(-1, 1)
+    streams = b"".join(_cut(elements, bool(stored.kind & SPARSE)))
+    return len(stored.coding.head) + len(brotli.compress(streams, quality=_quality(streams))) / share
+
+
+def _quality(data: bytes) -> int:
+    return 11 if len(data) <= 4096 else 9
 
 
 def _ranged_length(stored: Stored) -> float:

@@ -17,9 +17,10 @@ SMALLEST = 64  # elements: a tensor with fewer saves less than its DequantizeLin
 def store_integers(model: onnx.ModelProto, smallest: int = SMALLEST) -> int:
     """Store every float32 initializer that is step * integer as int8 behind a DequantizeLinear; in place.
 
-    Returns how many there were. Only tensors of `smallest` elements and more, that nodes of the main graph read.
-    Runtimes compute the same as before, and as fast where they fold the dequantization when they load the file
-    (ONNX Runtime with `session.disable_quant_qdq=1`).
+    Returns how many there were. Only tensors of `smallest` elements and more, that nodes of the main graph read, and
+    not those that a MatMul reads: ONNX Runtime 1.32 makes a MatMulNBits of those, which rounds activations. Runtimes
+    compute the same as before, and as fast where they fold the dequantization when they load the file (ONNX Runtime
+    with `session.disable_quant_qdq=1`).
     """
     if max((opset.version for opset in model.opset_import if not opset.domain), default=0) < OPSET:
         return 0
@@ -46,7 +47,9 @@ def store_integers(model: onnx.ModelProto, smallest: int = SMALLEST) -> int:
 def _on_grid(index: Index, tensor: onnx.TensorProto, smallest: int) -> tuple[np.ndarray, np.ndarray] | None:
     """(int8 of the tensor's shape, float32 scalar) whose product is the tensor; None when there are none."""
     value = index.constant(tensor.name)
-    if value is None or value.dtype != np.float32 or value.size < smallest or tensor.name not in index.readers:
+    if value is None or value.dtype != np.float32 or value.size < smallest:
+        return None
+    if {node.op_type for node in index.readers.get(tensor.name, [])} & {"MatMul"} or tensor.name not in index.readers:
         return None
     coding = next(codings(value.tobytes(), "float32", value.size, value.ndim))
     if coding.what not in (STEP16, STEP32) or coding.symbols is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx
 
 from packing.graph.dead_units import remove_dead_units
-from packing.graph.implied import drop_defaults, flatten_reshapes
+from packing.graph.implied import drop_defaults, flatten_reshapes, positive_zeros
 from packing.graph.integers import store_integers
 from packing.graph.names import shorten
 
@@ -21,6 +21,7 @@ def smaller(
     """
     made = onnx.ModelProto()
     made.CopyFrom(model)
+    positive_zeros(made)
     flatten_reshapes(made)
     remove_dead_units(made, fold)
     if integers:
