@@ -5,7 +5,10 @@ from __future__ import annotations
 import runpy
 import sys
 
-COMMANDS = ("new", "doctor", "run", "report", "compare", "pick", "serve", "status", "ui", "dashboard", "schedule")
+COMMANDS = (
+    *("new", "doctor", "run", "report", "compare", "pick", "serve", "status", "ui", "dashboard", "schedule"),
+    *("pack", "unpack"),
+)
 HELP = f"""\
 pare COMMAND [KEY=VALUE ...]    is `python -m search.COMMAND`; commands: {", ".join(COMMANDS)}
 pare COMMAND --help             what a command does and takes

@@ -19,6 +19,7 @@ FORBIDDEN = {
     "tasks": {"search", "runtimes", "serving", "packing", "pare", "optuna", "mlflow", "hydra"},
     "trainers": {"search", "runtimes", "optuna", "mlflow", "hydra"},
     "runtimes": {"search", "trainers", "optuna", "mlflow", "hydra"},
+    "packing": FRAMEWORKS | {"search", "trainers", "runtimes", "serving", "tasks", "optuna", "mlflow", "hydra"},
     "search": FRAMEWORKS,
     "serving": FRAMEWORKS | {"trainers", "optuna", "mlflow", "hydra"},
     "trainers/pytorch": {"trainers.tensorflow", "tensorflow", "tf_keras"},
@@ -40,7 +41,7 @@ FLOORS = (
 )
 OURS = ("search", "tasks", "trainers", "runtimes", "serving", "packing", "pare")
 SOURCES = sorted(
-    p for room in ("search", "tasks", "trainers", "runtimes", "serving") for p in (ROOT / room).rglob("*.py")
+    p for room in ("search", "tasks", "trainers", "runtimes", "serving", "packing") for p in (ROOT / room).rglob("*.py")
 )
 
 
@@ -116,6 +117,12 @@ def test_an_upward_import_and_a_circle_would_be_seen(tmp_path: Path) -> None:
     assert list(upward({"search.front.page": {"search.report"}, "search.run": {"search.report"}})) == [
         ("search.front.page", "search.report")
     ]
+
+
+def test_the_decoder_of_packed_files_needs_numpy_and_brotli_alone() -> None:
+    """It is copied into other projects."""
+    used = {name.split(".")[0] for name in imports(ROOT / "packing" / "decode.py")}
+    assert used - set(sys.stdlib_module_names) - {"__future__"} == {"numpy", "brotli"}
 
 
 def test_only_the_record_imports_mlflow() -> None:
