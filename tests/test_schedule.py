@@ -117,7 +117,7 @@ MISTAKES: dict[str, dict[str, Any]] = {
 
 
 COMPOSED: dict[str, dict[str, Any]] = {
-    "study: 'smok' does not exist; choose from mnist_prune": {"study": "smok"},
+    "study: 'smok' does not exist; choose from cifar10_prune": {"study": "smok"},
     "executor: 'lokal' does not exist": {"executor": "lokal"},
     "study.budgett: no such field (did you mean budget?)": {"overrides": {"study": {"budgett": {"trials": 1}}}},
     "study.confirm.seeds: -1 is not valid": {"overrides": ["study.confirm.seeds=-1"]},
