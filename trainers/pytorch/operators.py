@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 
 import torch
+import torchao.quantization.pt2e  # noqa: F401  registers the operators of quantized_decomposed
 from torch import fx
 
 ATEN = torch.ops.aten
