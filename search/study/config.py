@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from runtimes.base import FORMATS, format_of
 from search.study.constraint import Constraint
-from search.study.metrics import Metrics
+from search.study.metrics import PACKED, Metrics
 from search.study.parse import parse, unknown
 from search.study.space import Space, SpaceError
 from tasks.base import TaskSpec
@@ -145,6 +145,9 @@ class Study(Section):
     dense_of: dict[str, DenseTraining] = about("the same for single models, such as a larger teacher", {})
     task: Task
     sampler: Sampler = Sampler()
+    coder: Literal["brotli", "range"] = about(
+        "of the packed file, for download_bytes: brotli is decoded everywhere; range is smaller", "brotli"
+    )
     budget: Budget
     latency: Latency = Latency()
     confirm: Confirm = Confirm()
@@ -162,6 +165,11 @@ class Study(Section):
     def limits(self) -> list[Constraint]:
         """The parsed constraints."""
         return [Constraint.parse(text) for text in self.constraints]
+
+    @property
+    def packed(self) -> bool:
+        """Whether trials are packed: an objective or a constraint is about bytes to download."""
+        return not {*self.objectives, *(limit.metric for limit in self.limits)}.isdisjoint(PACKED)
 
     def runtime_of(self, trainer: str) -> str:
         """The runtime that serves this trainer's files."""

@@ -57,9 +57,15 @@ _MEASURED = {
     "size_bytes": Quantity("Compressed size", "kB", "minimize", 1e-3, 1),
     "size_ratio": Quantity("Size, share of the dense model's", "%", "minimize", 100, 1),
     "compression_ratio": Quantity("Times smaller", "×", "maximize", 1, 1),
+    "download_bytes": Quantity("Download size", "kB", "minimize", 1e-3, 2),
+    "unpacked_bytes": Quantity("Unpacked size", "kB", "minimize", 1e-3, 1),
+    "float32_ratio": Quantity("Times smaller than the dense model's float32 weights", "×", "maximize", 1, 0),
+    "nonzeros": Quantity("Nonzero weights", "", "minimize", 1, 0),
     "sparsity": Quantity("Sparsity", "%", "maximize", 100, 1),
     "export_agreement": Quantity("Agreement of the file with the trained model", "%", "maximize", 100, 2),
 }
+# Packing takes a second or so: only for a study that asks for one of these, as objective or constraint.
+PACKED = ("download_bytes", "float32_ratio")
 # Other columns of a sweep's table, and further figures of a trial: a task's metric may not be called like one of them.
 _TAKEN = {
     *("run_id", "start_ms", "end_ms", "number", "state", "words", "reason", "feasible", "on_front", "knee"),

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from packing import measure
 from runtimes import latency
+from runtimes.base import Artifact
 from runtimes.latency import LatencyError
 from search.study.config import Study
 
@@ -34,6 +36,20 @@ def latency_spec(study: Study) -> latency.LatencySpec:
         max_seconds=said.max_seconds,
         seed=study.seed,
     )
+
+
+def counted(artifact: Artifact, study: Study) -> dict[str, float]:
+    """The file's bytes and nonzero weights; bytes to download where the study asks for them, since packing takes time.
+
+    Raises ArtifactError when the file is no longer what was made.
+    """
+    file = artifact.read()
+    found = {"unpacked_bytes": float(len(file))}
+    if (weights := measure.nonzeros(file)) is not None:
+        found["nonzeros"] = float(weights)
+    if study.packed:
+        found["download_bytes"] = float(measure.download_bytes(file, study.coder))
+    return found
 
 
 def latencies(found: latency.LatencyResult, baseline_ms: float) -> dict[str, float]:

@@ -11,12 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import trainers.base
+from packing.measure import float32_bytes
 from runtimes import latency, quiet
 from runtimes.base import Artifact, format_of
 from search.study.config import Config
 from search.study.metrics import Metrics
 from search.trial.evaluate import quality, save_examples, score
-from search.trial.measure import latencies, latency_spec, same_hardware
+from search.trial.measure import counted, latencies, latency_spec, same_hardware
 from search.trial.resources import metered
 from search.trial.results import Baseline, Exported, Judged, Outcome
 from search.trial.steps import TrainThenMeasure
@@ -62,6 +63,7 @@ def _train_and_export(config: Config, spec: DenseSpec, folder: Path, threads: in
         environment={},
         task=info,
         examples=save_examples(task, folder / "examples.npz"),
+        float32_bytes=float32_bytes(artifact.read()),
     )
 
 
@@ -132,8 +134,10 @@ def build(
         with timed(stages, "evaluate"):
             metrics, agreement = quality(runtime, artifact, compressed, task, pause)
             size = artifact.size_bytes()
+        with timed(stages, "pack"):
+            figures = counted(artifact, config.study)
     return Exported(
-        artifact, size, metrics, agreement, compressed.sparsity, compressed.pruned, stages, compressed.curves
+        artifact, size, metrics, agreement, compressed.sparsity, compressed.pruned, stages, compressed.curves, figures
     )
 
 

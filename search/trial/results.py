@@ -22,7 +22,8 @@ class Baseline:
 
     `metrics`: the task's own, of the file on the validation split of `samples` rows. `latency_ms`: median on the
     study's runtime, once per sweep: a trial's `latency_ms` is its ratio times this, so that the machine's drift does
-    not order the front. `examples`: valid inputs by name (`.npz`), which latency is measured on.
+    not order the front. `examples`: valid inputs by name (`.npz`), which latency is measured on. `float32_bytes`:
+    its float32 weights and biases, without the graph.
     """
 
     spec: DenseSpec
@@ -37,6 +38,7 @@ class Baseline:
     environment: dict[str, Any]
     task: TaskInfo
     examples: Path
+    float32_bytes: int = 0
 
     @property
     def name(self) -> str:
@@ -59,7 +61,10 @@ class Baseline:
 
 @dataclass(frozen=True)
 class Exported:
-    """An exported file and what is known of it without timing it. `metrics`: the task's own on the validation split."""
+    """An exported file and what is known of it without timing it. `metrics`: the task's own on the validation split.
+
+    `counted`: its bytes and weights, as `measure.counted` gives them.
+    """
 
     artifact: Artifact
     size_bytes: int
@@ -69,6 +74,7 @@ class Exported:
     pruned: float
     stages: dict[str, float]
     curves: list[dict[str, float]]
+    counted: dict[str, float] = field(default_factory=dict)
     system: dict[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -83,6 +89,8 @@ class Exported:
 
     def figures(self, baseline: Baseline, metrics: Metrics) -> dict[str, float]:
         """Every figure that needs no timing, by name."""
+        download = self.counted.get("download_bytes")
+        ratio = {} if download is None else {"float32_ratio": baseline.float32_bytes / download}
         return {
             **self.metrics,
             **metrics.drops(self.metrics, baseline.metrics),
@@ -92,6 +100,8 @@ class Exported:
             "sparsity": self.sparsity,
             "pruned": self.pruned,
             "export_agreement": self.agreement,
+            **self.counted,
+            **ratio,
         }
 
 
