@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from packing.pack import CODERS, pack
 from runtimes.base import LAYOUTS
 from search.command import UsageError, command, needs_study, settings
 from search.front import summary as summaries
@@ -29,7 +30,7 @@ HELP = """\
 Copy a point of the front into a folder, with its recipe and a model card, and register it in MLflow.
 
   python -m search.pick study=NAME [METRIC<=VALUE ...] [by=METRIC] [trial=NUMBER] [sweep=NAME] [out=FOLDER]
-                        [register=yes|no] [root=mlruns]
+                        [register=yes|no] [coder=brotli|range] [root=mlruns]
 
   METRIC<=VALUE  only points that meet it, such as accuracy_drop<=0.005 (quote it for the shell)
   by             of those the best in this metric; the front's knee if left out
@@ -37,10 +38,22 @@ Copy a point of the front into a folder, with its recipe and a model card, and r
   sweep          one of the study's sweeps; the newest if left out
   out            the folder; ROOT/picked/STUDY if left out
   register       yes: as models:/STUDY@picked in MLflow's model registry
+  coder          of model.pare, the packed model (docs/format.md): brotli, or range, which is smaller
+
+The folder holds the model, the same packed as model.pare, recipe.json, MODEL_CARD.md, and what servers read.
 """
 ALIAS = "picked"
 RUNTIMES = {".onnx": "onnxruntime", ".tflite": "litert"}
-_KEYS = {"study": "", "sweep": "", "by": "", "trial": "", "out": "", "register": "yes", "root": "mlruns"}
+_KEYS = {
+    "study": "",
+    "sweep": "",
+    "by": "",
+    "trial": "",
+    "out": "",
+    "register": "yes",
+    "coder": CODERS[0],
+    "root": "mlruns",
+}
 
 
 @dataclass
@@ -68,6 +81,8 @@ def arguments(words: Sequence[str]) -> Request:
         raise UsageError(f"trial: {said_of['trial']!r} must be a number, as the report's last column shows it")
     if said_of["register"] not in ("yes", "no"):
         raise UsageError(f"register: {said_of['register']!r} is not valid; choose from yes, no")
+    if said_of["coder"] not in CODERS:
+        raise UsageError(f"coder: {said_of['coder']!r} is not valid; choose from {', '.join(CODERS)}")
     return Request(said_of, limits)
 
 
@@ -167,6 +182,9 @@ def pick(asked: Request) -> str:
     (out / "recipe.json").write_text(json.dumps(recipe, indent=2) + "\n")
     (out / "MODEL_CARD.md").write_text(card(found, row, file))
     lines = [f"picked trial {row['number']}: {row['words']}", f"  {_figures(found, row)}", f"Folder   {out}"]
+    packed = pack(file.read_bytes(), said_of["coder"])
+    (out / "model.pare").write_bytes(packed)
+    lines.append(f"Packed   model.pare, {len(packed):,} bytes to download; {file.name} has {file.stat().st_size:,}")
     along = _for_serving(root, found, row, file) if file.suffix in picked.SERVED else {}
     if said_of["register"] == "yes":
         about = json.loads((out / "about.json").read_text()) if along else {}

@@ -1,7 +1,7 @@
 """What is served: the model's file with all that serving needs to know of it, as one folder or one value.
 
     about.json    About: name, version, sha256, runtime, threads, ports, pre- and postprocessing
-    model.SUFFIX  the artifact, byte for byte
+    model.SUFFIX  the artifact, byte for byte; or model.pare, which unpacks to it (docs/format.md)
     example.npz   inputs and what the file answered to them when it was picked: who loads it checks itself
     files/        what the preprocessing reads, such as tokenizer.json
 
@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 import runtimes.base
+from packing.decode import PackError, unpack
 from runtimes.base import Artifact
 from runtimes.ports import batch_axis
 from tasks.base import Arrays, Port
@@ -98,7 +99,7 @@ class Package:
         """The package in the folder; raises PackageError when it is none, or its file is not the one described."""
         try:
             about = About.from_dict(json.loads((folder / "about.json").read_text()))
-            content = (folder / f"model.{about.format}").read_bytes()
+            content = _content(folder, about.format)
         except OSError as problem:
             raise PackageError(f"{problem.filename}: {problem.strerror}; pick the model again") from None
         except ValueError as problem:
@@ -136,6 +137,17 @@ class Package:
     def named(self, version: str) -> Package:
         """The same under a registry's version."""
         return replace(self, about=replace(self.about, version=version))
+
+
+def _content(folder: Path, suffix: str) -> bytes:
+    """The model's bytes; unpacked, where the folder holds it packed alone. Raises OSError, PackageError."""
+    file, packed = folder / f"model.{suffix}", folder / "model.pare"
+    if file.exists() or not packed.exists():
+        return file.read_bytes()
+    try:
+        return unpack(packed.read_bytes())
+    except PackError as problem:
+        raise PackageError(f"{packed}: {problem}; pick the model again") from None
 
 
 def make(

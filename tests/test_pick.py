@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from packing.decode import unpack
 from runtimes import onnxruntime
 from runtimes.base import Artifact, run_single
 from search import pick
@@ -35,7 +36,10 @@ def test_the_picked_folder_holds_the_file_its_recipe_and_a_card_and_mlflow_predi
 
     assert pick.main(["study=lucky", f"root={done}"]) == 0
     out = done / "picked" / "lucky"
-    assert f"Folder   {out}" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"Folder   {out}" in said
+    assert unpack((out / "model.pare").read_bytes()) == (out / "model.onnx").read_bytes()
+    assert f"Packed   model.pare, {(out / 'model.pare').stat().st_size:,} bytes to download" in said
     card = (out / "MODEL_CARD.md").read_text()
     for word in ("Test accuracy", "95 % intervals", "float32 [N, 1, 28, 28]", "Data digest", "onnxruntime"):
         assert word in card

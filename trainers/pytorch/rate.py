@@ -1,6 +1,6 @@
 """What a weight costs in a packed file, and assignments that trade it against the loss.
 
-An adaptive coder (packing/decode.py) pays for a nonzero by how rare nonzeros are in its row and column, and for its size
+An adaptive coder (packing/decode.py) pays for a nonzero by how rare nonzeros are in its row and column, for its size
 by how often that size occurs. Weights that cost more must earn more: rate-distortion optimised quantization as in
 video coders and DeepCABAC (arXiv:1907.11900), with the Fisher information as the curvature of the loss.
 """
