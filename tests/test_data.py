@@ -79,7 +79,7 @@ def test_subsets_are_stratified_nested_and_known_by_digest(fetched: Path, datase
 def test_stratified_keeps_proportions_for_any_labels(chosen: list[int], draw: st.DataObject) -> None:
     labels = np.array(chosen)
     size = draw.draw(st.integers(0, len(labels)))
-    picked = data.stratified(labels, size, seed=3)
+    picked = stratified(labels, size, seed=3)
     assert len(picked) == len(set(picked.tolist())) == size
     assert (np.diff(picked) > 0).all()
     for label, count in zip(*np.unique(labels, return_counts=True), strict=True):
@@ -106,6 +106,7 @@ opened = []
 sys.addaudithook(lambda event, args: opened.append(str(args[0])) if event == "open" else None)
 from pathlib import Path
 from tasks.mnist import data
+from tasks.splits import stratified
 print(data.load("mnist", Path(sys.argv[1])).digest)
 assert any("/mnist/train/" in path for path in opened), "the hook saw nothing"
 assert not [path for path in opened if "/mnist/test" in path], "the test split was opened"
@@ -155,6 +156,7 @@ LOADS = """
 import json, sys
 from pathlib import Path
 from tasks.mnist import data
+from tasks.splits import stratified
 stages = []
 loaded = data.load("mnist", Path(sys.argv[1]), folder=Path(sys.argv[2]), progress=lambda s, f: stages.append(s))
 print(json.dumps([loaded.digest, sorted(set(stages))]))

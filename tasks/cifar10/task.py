@@ -28,8 +28,8 @@ from tasks.base import (
     code_digest,
 )
 from tasks.cifar10.sources import CLASSES, originals
-from tasks.mnist.data import stratified
 from tasks.mnist.task import Accuracy
+from tasks.splits import stratified
 
 NAME = "cifar10"
 MODELS = {"pytorch": ("resnet20",)}

@@ -18,6 +18,7 @@ import numpy as np
 from tasks import cache as cached
 from tasks.fetch import Progress, SourceError
 from tasks.mnist import sources
+from tasks.splits import stratified
 
 NAMES = ("mnist",)
 LAYOUTS = ("NCHW", "NHWC")
@@ -105,20 +106,6 @@ def normalized(images: np.ndarray, layout: str) -> np.ndarray:
         raise ValueError(f"layout: {layout!r} is not valid; choose from {', '.join(LAYOUTS)}")
     scaled = (images.astype(np.float32) / 255.0 - MEAN) / STD
     return np.ascontiguousarray(scaled[:, None] if layout == "NCHW" else scaled[..., None], dtype=np.float32)
-
-
-def stratified(labels: np.ndarray, size: int, seed: int) -> np.ndarray:
-    """int64 [size], ascending: chosen positions in `labels`, each class in proportion to within one sample.
-
-    Nested: with the same labels and seed a smaller size is part of a larger one.
-    """
-    # RandomState, because NumPy promises its stream for ever; Generator's may change between versions.
-    shuffled = np.random.RandomState(seed).permutation(len(labels))
-    depth = np.empty(len(labels))
-    for label in np.unique(labels):
-        members = shuffled[labels[shuffled] == label]
-        depth[members] = (np.arange(len(members)) + 0.5) / len(members)
-    return np.sort(np.argsort(depth, kind="stable")[:size])
 
 
 def _subset(field: str, split: Split, size: int | None) -> Split:
