@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.mnist import data, sources
+from tasks.splits import stratified
 from tests.originals import write_idx
 
 ROOT = Path(__file__).parents[1]
@@ -106,7 +107,6 @@ opened = []
 sys.addaudithook(lambda event, args: opened.append(str(args[0])) if event == "open" else None)
 from pathlib import Path
 from tasks.mnist import data
-from tasks.splits import stratified
 print(data.load("mnist", Path(sys.argv[1])).digest)
 assert any("/mnist/train/" in path for path in opened), "the hook saw nothing"
 assert not [path for path in opened if "/mnist/test" in path], "the test split was opened"
@@ -156,7 +156,6 @@ LOADS = """
 import json, sys
 from pathlib import Path
 from tasks.mnist import data
-from tasks.splits import stratified
 stages = []
 loaded = data.load("mnist", Path(sys.argv[1]), folder=Path(sys.argv[2]), progress=lambda s, f: stages.append(s))
 print(json.dumps([loaded.digest, sorted(set(stages))]))
