@@ -320,6 +320,7 @@ class Branching(nn.Module):
 
 def lightning() -> nn.Module:
     """A LightningModule as its users write one: the network inside."""
+    import_torchvision()
     module: Any = importlib.import_module("lightning").LightningModule
 
     class Classifier(module):

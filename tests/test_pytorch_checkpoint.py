@@ -18,7 +18,8 @@ from tasks.base import TaskSpec
 from tasks.mnist.pytorch import Program
 from tasks.mnist.task import Mnist
 from trainers.base import Compressed, Dense, DenseSpec, Job
-from trainers.pytorch import checkpoint, prune
+from trainers.pytorch import checkpoint
+from trainers.pytorch.channels import ChannelPruning
 from trainers.pytorch.checkpoint import Checkpoints, network_state, restore_network
 from trainers.pytorch.trainer import Trainer
 from trainers.recipe import FineTuning, Pruning, Quantization, Recipe
@@ -150,11 +151,11 @@ def test_it_is_time_again_after_so_many_seconds(tmp_path: Path, monkeypatch: pyt
 def test_a_narrower_network_is_restored_into_a_whole_one() -> None:
     images = torch.randn(4, 1, 28, 28)
     narrow, whole = Program().build("convnet"), Program().build("convnet")
-    prune.ChannelPruning(narrow, Pruning("channel", 0.5, "one_shot"), (images,)).finish()
+    ChannelPruning(narrow, Pruning("channel", 0.5, "one_shot"), (images,)).finish()
     restore_network(whole, network_state(narrow))
     assert isinstance(whole.conv2, nn.Conv2d)
     assert (whole.conv2.in_channels, whole.conv2.out_channels) == (8, 16)
     with torch.no_grad():
         assert torch.equal(whole.eval()(images), narrow.eval()(images))
-    narrowed = prune.ChannelPruning(whole, Pruning("channel", 0.8, "one_shot"), (images,))
+    narrowed = ChannelPruning(whole, Pruning("channel", 0.8, "one_shot"), (images,))
     assert narrowed.finish() > 0

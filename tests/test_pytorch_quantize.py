@@ -19,12 +19,14 @@ from runtimes import cpu
 from tasks.base import Port
 from tasks.mnist.pytorch import MODELS, Program
 from trainers.base import TrainingError
-from trainers.pytorch import exporter, models, prune, quantize
+from trainers.pytorch import exporter, models, quantize
 from trainers.pytorch.capture import capture
 from trainers.pytorch.export import export, relative_error
 from trainers.pytorch.fake_quantize import ChannelRange, FastFakeQuantize
 from trainers.pytorch.lowering import batch_norm, simplify
+from trainers.pytorch.masks import MaskedPruning
 from trainers.pytorch.post_training import dynamic_int8
+from trainers.pytorch.recover import reestimate
 from trainers.recipe import Pruning
 
 torch.set_num_threads(1)
@@ -40,7 +42,7 @@ def network(name: str) -> nn.Module:
     """Random weights and biases, and for batch norm statistics that are not the start's."""
     torch.manual_seed(1)
     model = Program().build(name)
-    prune.reestimate(model, [(images(200),)])
+    reestimate(model, [(images(200),)])
     return biased(model)
 
 
@@ -253,7 +255,7 @@ def test_scales_have_a_floor_relative_to_the_tensors_largest() -> None:
 @pytest.mark.parametrize(("bits", "levels"), [(8, 255), (4, 15)])
 def test_weights_are_symmetric_integers_and_zeros_stay_zeros(bits: int, levels: int) -> None:
     model = network("lenet300")
-    masked = prune.MaskedPruning(model, Pruning("unstructured", 0.8))
+    masked = MaskedPruning(model, Pruning("unstructured", 0.8))
     masks = masked.finish()
     dense = {name: layer.weight.detach().clone() for name, layer in models.prunable(model).items()}
     stored = quantize.integer_weights(quantize.convert(quantize.prepare(model, [(images(50),)], bits)))

@@ -20,7 +20,7 @@ from tasks.mnist.data import normalized
 from tasks.mnist.pytorch import Program
 from tasks.mnist.task import Mnist
 from trainers.base import Dense, DenseSpec, Job, Teacher
-from trainers.pytorch import export, models, prune, quantize, train
+from trainers.pytorch import export, masks, models, quantize, train
 from trainers.pytorch.course import open_course
 from trainers.pytorch.distill import Cached, TrainingLoss
 from trainers.pytorch.onnx_graph import described
@@ -80,15 +80,15 @@ def test_a_recipe_is_its_steps_by_hand(task: Mnist, dense: Dense, tmp_path: Path
     course = open_course(model, work, torch.device("cpu"), "")
     loss_of = TrainingLoss(Program(), ports, EVERYTHING.distillation, Cached(dense.outputs, course.device))
     weights = {f"{name}.weight": layer.weight for name, layer in models.prunable(model).items()}
-    held = prune.HeldMasks(model, prune.magnitude_masks(weights, 0.8))
+    held = masks.HeldMasks(model, masks.magnitude_masks(weights, 0.8))
     held.after_step()
     plan = train.Plan("fine-tune", 1, tuning.learning_rate, tuning.batch_size, EVERYTHING.seed)
     train.fit(model.train(), course, plan, loss_of, held)
     prepared = quantize.prepare(model.eval(), course.samples())
     quantize.unfreeze(prepared)
     plan = replace(plan, stage="qat", learning_rate=QAT_RATE * tuning.learning_rate)
-    masks = dict(zip(weights, held.masks, strict=True))
-    train.fit(prepared, course, plan, loss_of, prune.HeldMasks(prepared, masks))
+    final = dict(zip(weights, held.masks, strict=True))
+    train.fit(prepared, course, plan, loss_of, masks.HeldMasks(prepared, final))
     quantize.freeze(prepared, course.samples()[0])
     validation = torch.from_numpy(normalized(task.dataset.validation.images, "NCHW"))
     with torch.no_grad():

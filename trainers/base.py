@@ -329,13 +329,20 @@ def check_job(recipe: Recipe, dense: Dense, teacher: Teacher | None, job: Job) -
         (teacher or Teacher()).check(recipe, info)
 
 
-def narrowed(channels: int, sparsity: float) -> int:
-    """Channels kept of a layer with `channels` when `sparsity` of them are removed: rounded, never below one step.
+def step_of(channels: int) -> int:
+    """What widths of a layer with `channels` are multiples of: 16 for 64 and more, 4 for fewer.
 
-    Widths are rounded to 16 for layers of 64 and more channels, to 4 for smaller ones: vector kernels work in
-    such groups (ResNet-18 at 50 % ran twice as fast rounded as unrounded).
+    Vector kernels work in such groups (ResNet-18 at 50 % ran twice as fast rounded as unrounded).
     """
-    step = 16 if channels >= 64 else 4
+    return 16 if channels >= 64 else 4
+
+
+def narrowed(channels: int, sparsity: float, step: int | None = None) -> int:
+    """Channels kept of `channels` when `sparsity` of them are removed: a multiple of `step`, never below one step.
+
+    `step`: without it, what `step_of` says; 1 for attention heads.
+    """
+    step = step_of(channels) if step is None else step
     if channels <= step:
         return channels
     return min(channels, max(step, step * round(channels * (1 - sparsity) / step)))

@@ -97,6 +97,13 @@ def convert(prepared: fx.GraphModule) -> fx.GraphModule:
     return converted
 
 
+def stored_weights(converted: fx.GraphModule, names: Collection[str]) -> dict[str, torch.Tensor]:
+    """The weights in a converted network: the integer ones, and of those named the ones that stayed float."""
+    used = {str(node.target) for node in converted.graph.nodes if node.op == "get_attr"}
+    floats = {name: value for name, value in converted.named_parameters() if name in used and name in names}
+    return integer_weights(converted) | floats
+
+
 def integer_weights(converted: fx.GraphModule) -> dict[str, torch.Tensor]:
     """Name -> int8 weight of every layer of a converted network."""
     tensors = dict(converted.named_buffers()) | dict(converted.named_parameters())

@@ -14,13 +14,16 @@ from torch import fx, nn
 from tasks.base import digest_of
 from trainers import base
 from trainers.base import CACHED_BYTES, COMPARED_BYTES, COMPARED_ROWS, Compressed, Dense, DenseSpec, Job, Teacher
-from trainers.pytorch import models, prune, quantize
+from trainers.pytorch import models, quantize
+from trainers.pytorch.channels import ChannelPruning
 from trainers.pytorch.course import Course, open_course
 from trainers.pytorch.device import device_of
 from trainers.pytorch.distill import TrainingLoss, lecture_of
 from trainers.pytorch.export import export
+from trainers.pytorch.masks import HeldMasks, MaskedPruning, Masks, coverage, maskable, sparsity
 from trainers.pytorch.post_training import dynamic_int8
 from trainers.pytorch.program import TorchProgram
+from trainers.pytorch.recover import reestimate
 from trainers.pytorch.train import Constraint, Plan, fit
 from trainers.recipe import Recipe, RecipeError
 from trainers.stages import timed
@@ -41,7 +44,8 @@ class _Trial:
     loss: TrainingLoss
     model: nn.Module
     frozen: set[str] = field(default_factory=set)
-    masks: prune.Masks = field(default_factory=dict)
+    masks: Masks = field(default_factory=dict)
+    weights: set[str] = field(default_factory=set)
     pruned: float = 0.0
     stages: dict[str, float] = field(default_factory=dict)
     curves: list[dict[str, float]] = field(default_factory=list)
@@ -115,7 +119,7 @@ class Trainer:
             )
         device = _start(job, recipe.seed)
         trial = _begin(recipe, dense, teacher, job, device, self.versions())
-        prunable = sum(layer.weight.numel() for layer in models.prunable(trial.model).values())
+        prunable = sum(weight.numel() for weight in maskable(trial.model).values())
         _prune(trial)
         _quantize(trial)
         course = trial.course
@@ -127,7 +131,7 @@ class Trainer:
         course.checkpoints.clear()
         return Compressed(
             file=file,
-            sparsity=prune.sparsity(weights, prunable),
+            sparsity=sparsity(weights, prunable),
             pruned=trial.pruned,
             outputs=outputs,
             rows=len(next(iter(outputs.values()))),
@@ -173,20 +177,23 @@ def _placed(model: nn.Module, device: torch.device) -> nn.Module:
 def _prune(trial: _Trial) -> None:
     """Prune, fine-tune where the recipe trains; leaves the model in eval mode."""
     recipe, pruning = trial.recipe, trial.recipe.pruning
-    masked = prune.MaskedPruning(trial.model, pruning) if pruning.granularity in ("unstructured", "n_m") else None
+    masked = MaskedPruning(trial.model, pruning) if pruning.granularity in ("unstructured", "n_m") else None
     narrowing = None
     if pruning.granularity == "channel":
-        narrowing = prune.ChannelPruning(trial.model, pruning, trial.course.samples(2)[0])
+        example, keep = trial.course.samples(2)[0], trial.program.keep(trial.model)
+        narrowing = ChannelPruning(trial.model, pruning, example, keep)
     if recipe.trains:
         trial.model.train()
         tuning = recipe.finetuning
         trial.fit("fine-tune", tuning.epochs, tuning.learning_rate, masked or narrowing)
     if masked is not None:
         trial.masks = masked.finish()
-        trial.pruned = prune.sparsity(masked.weights)
+        trial.pruned = sparsity(masked.weights)
+        trial.course.note(coverage(trial.model).describe())
     if narrowing is not None:
         trial.pruned = narrowing.finish()
-        prune.reestimate(trial.model, trial.course.samples(STATISTICS_ROWS, STATISTICS_AT_ONCE))
+        trial.course.note(narrowing.coverage().describe())
+        reestimate(trial.model, trial.course.samples(STATISTICS_ROWS, STATISTICS_AT_ONCE))
     trial.model.eval()
 
 
@@ -195,12 +202,13 @@ def _quantize(trial: _Trial) -> None:
     scheme, tuning = trial.recipe.quantization.scheme, trial.recipe.finetuning
     if scheme in ("none", "dynamic_int8"):
         return
+    trial.weights = set(maskable(trial.model))
     with trial.stage("quantize"):
         calibration, inputs = trial.course.samples(), trial.course.info.inputs
         trial.model = quantize.prepare(trial.model, calibration, 4 if scheme == "qat_int4" else 8, inputs)
     if scheme.startswith("qat"):
         quantize.unfreeze(trial.model)
-        held = prune.HeldMasks(trial.model, trial.masks)
+        held = HeldMasks(trial.model, trial.masks)
         trial.fit("qat", tuning.qat_epochs, QAT_RATE * tuning.learning_rate, held)
         quantize.freeze(trial.model, calibration[0])
 
@@ -216,9 +224,9 @@ def _write(trial: _Trial, file: Path, versions: dict[str, str]) -> dict[str, tor
     model = trial.model.cpu()
     if isinstance(model, fx.GraphModule):
         model = quantize.convert(model)
-        weights = quantize.integer_weights(model)
+        weights = quantize.stored_weights(model, trial.weights)
     else:
-        weights = {name: layer.weight for name, layer in models.prunable(model).items()}
+        weights = maskable(model)
     export(model, trial.course.samples(2)[0], file, about, info.inputs, info.outputs)
     if trial.recipe.quantization.scheme == "dynamic_int8":
         dynamic_int8(file)
