@@ -14,7 +14,7 @@ import pytest
 
 from runtimes import litert
 from runtimes.base import Artifact, run_single
-from tasks.base import TaskSpec
+from tasks.base import Port, TaskSpec
 from tasks.mnist.data import normalized
 from tasks.mnist.task import Mnist
 from tests.trainer_workers import in_worker
@@ -59,42 +59,85 @@ def carry_out(recipe: Recipe, dense: Dense, cached: Path) -> tuple[list[np.ndarr
 
 
 def parameter_counts() -> dict[str, int]:
-    from tasks.mnist.tensorflow import MODELS, build
+    from tasks.mnist.tensorflow import MODELS, Program
     from trainers.tensorflow import models
 
-    return {name: models.parameters(build(name)) for name in MODELS}
+    return {name: models.parameters(Program().build(name)) for name in MODELS}
 
 
-def narrowed_and_silenced(model: str, sparsity: float) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
-    """Logits of the narrower model, of the whole one with the same channels silent, and the widths."""
+def narrowed_and_silenced(
+    name: str, sparsity: float
+) -> tuple[list[np.ndarray], list[np.ndarray], dict[str, int], dict[str, str]]:
+    """Outputs of the narrower model, of the whole one with the same channels silent; widths; what is left whole."""
     import tf_keras
 
-    from tasks.mnist.tensorflow import build, weighted
-    from trainers.tensorflow import models, prune
+    from tasks.mnist.tensorflow import Program
+    from trainers.tensorflow import models
+    from trainers.tensorflow.narrow import Narrowing, narrow
 
     tf_keras.utils.set_random_seed(3)
-    whole = build(model)
+    whole = residual() if name == "residual" else Program().build(name)
+    keep = ("head",) if name == "residual" else Program().keep(whole)
     weights = models.weights_of(whole)
     rng = np.random.default_rng(3)
     for key, array in weights.items():  # away from the zeros and ones of new biases and norms
         weights[key] = array + rng.uniform(0.1, 0.5, array.shape).astype(np.float32) * (array.ndim == 1)
-    left = prune.narrow(model, weights, sparsity)
-    narrow = build(model, prune.widths_of(left))
-    models.set_weights(narrow, left)
-    for layer in weighted(model)[:-1]:
-        key = f"{layer.name}_norm.beta" if f"{layer.name}_norm.beta" in weights else f"{layer.name}.bias"
-        silent = ~np.isin(weights[key], left[key])
-        for name in (
-            f"{layer.name}.kernel",
-            f"{layer.name}.bias",
-            f"{layer.name}_norm.gamma",
-            f"{layer.name}_norm.beta",
-        ):
-            if name in weights:
-                weights[name][..., silent] = 0
     models.set_weights(whole, weights)
-    images = rng.standard_normal((5, 28, 28, 1), dtype=np.float32)
-    return narrow(images).numpy(), whole(images).numpy(), prune.widths_of(left)
+    narrowing = Narrowing.of(whole, keep)
+    made = narrow(whole, narrowing, keep, sparsity)
+    left = models.weights_of(made)
+    silence(weights, left, list(narrowing.groups))
+    models.set_weights(whole, weights)
+    inputs = [rng.standard_normal((5, *shape[1:]), dtype=np.float32) for shape in shapes(whole)]
+    widths = {key: kernel.shape[-1] for key, kernel in models.kernels_of(made).items()}
+    outputs = [
+        [np.asarray(each) for each in listed(model(inputs if len(inputs) > 1 else inputs[0]))]
+        for model in (made, whole)
+    ]
+    return outputs[0], outputs[1], widths, dict(narrowing.reasons)
+
+
+def shapes(model: Any) -> list[tuple[Any, ...]]:
+    found = model.input_shape
+    return found if isinstance(found, list) else [found]
+
+
+def listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def silence(weights: dict[str, np.ndarray], left: dict[str, np.ndarray], groups: list[tuple[str, ...]]) -> None:
+    """Zeros in the place of every channel that is no longer in `left`, found by its bias (or its norm's)."""
+    for group in groups:
+        for layer in group:
+            norm = f"{layer}_norm"
+            key = f"{norm}.beta" if f"{norm}.beta" in weights else f"{layer}.bias"
+            silent = ~np.isin(weights[key], left[key])
+            for name in (f"{layer}.kernel", f"{layer}.bias", f"{norm}.gamma", f"{norm}.beta"):
+                if name in weights:
+                    weights[name][..., silent] = 0
+
+
+def residual() -> Any:
+    """Sums, a concatenation, a depthwise convolution and a squeeze-excite product, as MobileNets and ResNets have."""
+    import tf_keras
+
+    layers = tf_keras.layers
+    given = layers.Input((8, 8, 3), name="given")
+    stem = layers.Conv2D(16, 3, padding="same", activation="relu", name="stem")(given)
+    inner = layers.Conv2D(32, 1, use_bias=False, name="inner")(stem)
+    inner = layers.ReLU(name="inner_relu")(layers.BatchNormalization(name="inner_norm")(inner))
+    inner = layers.DepthwiseConv2D(3, padding="same", use_bias=False, name="depthwise")(inner)
+    squeeze = layers.GlobalAveragePooling2D(keepdims=True, name="squeeze")(inner)
+    excite = layers.Conv2D(32, 1, activation="relu", name="excite")(squeeze)
+    inner = layers.Multiply(name="scaled")([inner, excite])
+    stem = layers.Add(name="sum")([stem, layers.Conv2D(16, 1, name="outer")(inner)])
+    side = layers.Conv2D(16, 1, activation="relu", name="side")(stem)
+    wide = layers.Concatenate(name="wide")([stem, side])
+    hidden = layers.Dense(64, activation="relu", name="hidden")(layers.Flatten(name="flat")(wide))
+    recurrent = layers.LSTM(8, name="lstm")(layers.Reshape((64, 16), name="rows")(side))
+    joined = layers.Concatenate(name="joined")([hidden, recurrent])
+    return tf_keras.Model(given, [layers.Dense(5, name="head")(joined), side], name="residual")
 
 
 def goals(kernels: dict[str, np.ndarray], pruning: Pruning) -> dict[str, float]:
@@ -104,9 +147,20 @@ def goals(kernels: dict[str, np.ndarray], pruning: Pruning) -> dict[str, float]:
 
 
 def distillation_loss(logits: np.ndarray, labels: np.ndarray, teacher: np.ndarray, how: Distillation) -> float:
-    from trainers.tensorflow import distill
+    from tasks.mnist.task import OUTPUT
+    from tasks.mnist.tensorflow import Program
+    from trainers.tensorflow.distill import TrainingLoss
 
-    return float(distill.loss(logits, labels, teacher, how))
+    loss = TrainingLoss(Program(), (OUTPUT,), how)
+    return float(loss({"logits": logits}, {}, labels, {"logits": teacher}))
+
+
+def distance(
+    ports: tuple[Port, ...], student: dict[str, np.ndarray], teacher: dict[str, np.ndarray], how: Distillation
+) -> float:
+    from trainers.tensorflow.distill import divergence
+
+    return float(divergence(ports, student, teacher, how))
 
 
 def learning_rates(steps: int) -> np.ndarray:
@@ -168,10 +222,18 @@ def test_parameter_counts() -> None:
 
 @pytest.mark.parametrize("model", ["lenet5", "convnet", "mlp128"])
 def test_a_narrower_model_computes_what_the_whole_one_does_with_those_channels_silent(model: str) -> None:
-    narrow, silent, widths = in_tensorflow(narrowed_and_silenced, model, 0.5)
-    np.testing.assert_allclose(narrow, silent, rtol=1e-3, atol=1e-3)
+    narrow, silent, widths, _ = in_tensorflow(narrowed_and_silenced, model, 0.5)
+    np.testing.assert_allclose(narrow[0], silent[0], rtol=1e-3, atol=1e-3)
     full = {"lenet5": (20, 50, 500), "convnet": (16, 32, 64), "mlp128": (128,)}[model]
     assert list(widths.values()) == [*(narrowed(channels, 0.5) for channels in full), 10]
+
+
+def test_branches_are_narrowed_together_and_what_cannot_be_is_said() -> None:
+    narrow, silent, widths, reasons = in_tensorflow(narrowed_and_silenced, "residual", 0.5)
+    for one, other in zip(narrow, silent, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-3)
+    assert widths == {"stem": 8, "outer": 8, "inner": 16, "excite": 16, "side": 16, "hidden": 32, "head": 5}
+    assert reasons == {"side": "rows (Reshape) behind it cannot be narrowed", "head": "it is kept"}
 
 
 @pytest.mark.parametrize("granularity", ["unstructured", "block"])
@@ -266,6 +328,20 @@ def test_distillation_is_hintons_formula() -> None:
         (Distillation("soft", 4.0, 0.3), 0.3 * 16 * divergence + 0.7 * by_labels),
     ):
         assert in_tensorflow(distillation_loss, logits, labels, teacher, how) == pytest.approx(expected, rel=1e-4)
+
+
+def test_maps_and_values_are_compared_each_in_its_way() -> None:
+    rng = np.random.default_rng(4)
+    ports = (Port("map", ("batch", 3, 2, 2), layout="NCHW", kind="logits"), Port("value", ("batch",)))
+    student, teacher = (
+        {"map": rng.normal(0, 2, (5, 3, 2, 2)).astype(np.float32), "value": rng.normal(0, 1, 5).astype(np.float32)}
+        for _ in range(2)
+    )
+    squares = float(np.mean((student["value"] - teacher["value"]) ** 2))
+    flat = [{"map": np.moveaxis(each["map"], 1, -1).reshape(-1, 3)} for each in (student, teacher)]
+    for how in (Distillation("soft", 3.0, 1.0), Distillation("hard", 1.0, 1.0)):
+        by_pixel = in_tensorflow(distance, (Port("map", ("batch", 3), kind="logits"),), *flat, how)
+        assert in_tensorflow(distance, ports, student, teacher, how) == pytest.approx(by_pixel + squares, rel=1e-4)
 
 
 def test_the_learning_rate_warms_up_and_falls_to_nothing() -> None:

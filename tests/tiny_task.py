@@ -152,5 +152,47 @@ def torch_program() -> Any:
 
 
 def keras_program() -> Any:
-    """The TensorFlow half: a Functional model with a branch for the ids, joined by a product."""
-    raise NotImplementedError
+    """The TensorFlow half: a Functional model with a branch for the ids, a product and a sum."""
+    import tensorflow as tf
+    import tf_keras
+
+    layers = tf_keras.layers
+
+    def patches() -> tf_keras.Model:
+        picture = layers.Input((SIDE, SIDE, COLOURS), name="picture")
+        colour = layers.Input((), dtype="int64", name="colour")
+        found = layers.Conv2D(16, 3, padding="same", use_bias=False, name="conv1")(picture)
+        found = layers.ReLU(name="relu1")(layers.BatchNormalization(name="norm1")(found))
+        name = layers.Reshape((1, 1, 16), name="name_shape")(layers.Embedding(COLOURS, 16, name="name")(colour))
+        found = layers.Multiply(name="both")([found, name])
+        found = layers.Conv2D(32, 1, activation="relu", name="conv2")(found)
+        more = layers.Conv2D(32, 1, activation="relu", name="conv3")(found)
+        found = layers.Add(name="sum")([found, more])
+        values = layers.Dense(1, name="value")(layers.GlobalAveragePooling2D(name="mean")(found))
+        return tf_keras.Model(
+            [picture, colour],
+            [layers.Conv2D(2, 1, name="map_maps")(found), layers.Reshape((), name="share_values")(values)],
+            name="patches",
+        )
+
+    class Program:
+        def build(self, model: str) -> tf_keras.Model:
+            made = patches()
+            if model == "given":
+                draw = np.random.default_rng(17)
+                made.set_weights(
+                    [draw.uniform(0.05, 0.2, each.shape).astype(np.float32) for each in made.get_weights()]
+                )
+            return made
+
+        def pretrained(self, model: str) -> bool:
+            return model == "given"
+
+        def loss(self, outputs: Mapping[str, tf.Tensor], inputs: Mapping[str, tf.Tensor], targets: Any) -> tf.Tensor:
+            by_pixel = tf.nn.sparse_softmax_cross_entropy_with_logits(targets["mask"], outputs["map"])
+            return tf.reduce_mean(by_pixel) + tf.reduce_mean(tf.square(outputs["share"] - targets["share"]))
+
+        def keep(self, network: tf_keras.Model) -> Collection[str]:
+            return ("map_maps", "value")
+
+    return Program()

@@ -10,7 +10,7 @@ import importlib
 import importlib.metadata
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -192,13 +192,15 @@ class Compressed:
 class Capabilities:
     """What a trainer can do, as data: the driver checks a study against it without importing the framework.
 
-    Which models it can do it with is the task's business: `TaskInfo.models`.
+    Which models it can do it with is the task's business: `TaskInfo.models`. `tuning`: what of FineTuning beyond
+    epochs, learning rate and batch size.
     """
 
     granularities: tuple[str, ...]
     schemes: tuple[str, ...]
     clusters: tuple[int, ...]
     formats: tuple[str, ...]
+    tuning: tuple[str, ...] = ()
 
     def problems(self, recipe: Recipe) -> list[str]:
         """Every reason, in words, why this trainer cannot carry out the recipe; empty when it can."""
@@ -207,10 +209,16 @@ class Capabilities:
             ("quantization.scheme", recipe.quantization.scheme, self.schemes),
             ("quantization.clusters", recipe.quantization.clusters, self.clusters),
         )
-        return [
+        found = [
             f"{name}: the {recipe.trainer} trainer has no {value!r}; choose from {', '.join(map(str, valid))}"
             for name, value, valid in asked
             if value not in valid
+        ]
+        return found + [
+            f"finetuning.{each.name}: the {recipe.trainer} trainer has none; leave it out"
+            for each in fields(recipe.finetuning)
+            if each.metadata.get("later") and each.name not in self.tuning
+            if getattr(recipe.finetuning, each.name) != each.default
         ]
 
 

@@ -1,14 +1,15 @@
-"""The models in tf_keras, as plain lists of layers, so that the same model can be built again with narrower ones.
+"""MNIST for the TensorFlow trainer: the models in tf_keras, as plain lists of layers, and the loss.
 
-Preprocessing stays outside, and the outputs are logits. The models hold only layers that TF-MOT can prune,
-cluster and quantize.
+Preprocessing stays outside, and the outputs are logits. The models hold only layers that TF-MOT can prune, cluster and
+quantize.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
+import tensorflow as tf
 import tf_keras
 
 INPUT_SHAPE = (28, 28, 1)
@@ -68,34 +69,54 @@ MODELS: dict[str, tuple[Conv | Flatten | Dense, ...]] = {
 }
 
 
-def weighted(model: str) -> list[Conv | Dense]:
-    """The layers that have kernels, in order; the last is the classifier."""
-    return [layer for layer in MODELS[model] if not isinstance(layer, Flatten)]
+class Program:
+    """See `trainers.tensorflow.program.KerasProgram`."""
+
+    def build(self, model: str) -> tf_keras.Sequential:
+        """The named model, newly initialized: float32 [N, 28, 28, 1] -> logits float32 [N, 10]."""
+        last = _classifier(model)
+        layers = [tf_keras.layers.InputLayer(INPUT_SHAPE, name="images")]
+        for layer in MODELS[model]:
+            if isinstance(layer, Flatten):
+                flatten = tf_keras.layers.GlobalAveragePooling2D if layer.average else tf_keras.layers.Flatten
+                layers.append(flatten(name="flatten"))
+            elif isinstance(layer, Conv):
+                layers += _conv(layer)
+            else:
+                layers += _dense(layer, final=layer is last)
+        return tf_keras.Sequential(layers, name=model)
+
+    def pretrained(self, model: str) -> bool:
+        """Never: the models are trained here."""
+        return False
+
+    def loss(
+        self,
+        outputs: Mapping[str, tf.Tensor],
+        inputs: Mapping[str, tf.Tensor],
+        targets: tf.Tensor,
+        label_smoothing: float = 0.0,
+    ) -> tf.Tensor:
+        """Cross-entropy, mean over the batch; `targets`: int64 [B] labels."""
+        logits = outputs["logits"]
+        if not label_smoothing:
+            return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(targets, logits))
+        wanted = tf.one_hot(targets, logits.shape[-1], 1.0 - label_smoothing) + label_smoothing / logits.shape[-1]
+        return tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(wanted, logits))
+
+    def keep(self, network: tf_keras.Model) -> Collection[str]:
+        """The classifier."""
+        return (_classifier(network.name).name,)
 
 
-def build(model: str, widths: Mapping[str, int] | None = None) -> tf_keras.Sequential:
-    """The named model, newly initialized; `widths`: output channels by layer name where they differ.
-
-    float32 [N, 28, 28, 1] -> logits float32 [N, 10].
-    """
-    widths = widths or {}
-    last = weighted(model)[-1]
-    layers = [tf_keras.layers.InputLayer(INPUT_SHAPE, name="images")]
-    for layer in MODELS[model]:
-        if isinstance(layer, Flatten):
-            flatten = tf_keras.layers.GlobalAveragePooling2D if layer.average else tf_keras.layers.Flatten
-            layers.append(flatten(name="flatten"))
-        elif isinstance(layer, Conv):
-            layers += _conv(layer, widths.get(layer.name, layer.channels))
-        else:
-            layers += _dense(layer, widths.get(layer.name, layer.channels), final=layer is last)
-    return tf_keras.Sequential(layers, name=model)
+def _classifier(model: str) -> Dense:
+    return [layer for layer in MODELS[model] if isinstance(layer, Dense)][-1]
 
 
-def _conv(layer: Conv, channels: int) -> list[tf_keras.layers.Layer]:
+def _conv(layer: Conv) -> list[tf_keras.layers.Layer]:
     made = [
         tf_keras.layers.Conv2D(
-            channels,
+            layer.channels,
             layer.kernel,
             padding=layer.padding,
             use_bias=not layer.norm,
@@ -113,8 +134,8 @@ def _conv(layer: Conv, channels: int) -> list[tf_keras.layers.Layer]:
     return made
 
 
-def _dense(layer: Dense, channels: int, final: bool) -> list[tf_keras.layers.Layer]:
-    made = [tf_keras.layers.Dense(channels, activation=None if final else "relu", name=layer.name)]
+def _dense(layer: Dense, final: bool) -> list[tf_keras.layers.Layer]:
+    made = [tf_keras.layers.Dense(layer.channels, activation=None if final else "relu", name=layer.name)]
     if layer.dropout:
         made.append(tf_keras.layers.Dropout(layer.dropout, name=f"{layer.name}_dropout"))
     return made

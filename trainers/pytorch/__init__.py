@@ -13,4 +13,5 @@ CAPABILITIES = Capabilities(
     schemes=("none", "dynamic_int8", "static_int8", "qat_int8", "qat_int4"),
     clusters=(0,),
     formats=("onnx", "pt2"),
+    tuning=("micro_batch", "weight_decay", "label_smoothing", "ema", "trainable"),
 )

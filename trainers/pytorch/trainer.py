@@ -26,7 +26,7 @@ from trainers.pytorch.program import TorchProgram
 from trainers.pytorch.recover import reestimate
 from trainers.pytorch.train import Constraint, Plan, fit
 from trainers.recipe import Recipe, RecipeError
-from trainers.stages import timed
+from trainers.stages import numbered, timed
 
 WEIGHTS = "weights.safetensors"
 PACKAGES = ("torch", "torchao", "torch-pruning", "onnx", "onnxscript", "onnxruntime")
@@ -70,15 +70,6 @@ class _Trial:
         models.freeze(self.model, self.frozen)
         with self.stage(stage):
             self.curves += numbered(fit(self.model, self.course, plan, self.loss, constraint), self.curves)
-
-
-def numbered(curves: list[dict[str, float]], before: list[dict[str, float]]) -> list[dict[str, float]]:
-    """Curves with the number of epochs trained so far as `epoch`, in place of each one's share."""
-    epoch, found = before[-1]["epoch"] if before else 0.0, []
-    for each in curves:
-        epoch += each["epochs"]
-        found.append({"epoch": epoch, **{name: value for name, value in each.items() if name != "epochs"}})
-    return found
 
 
 class Trainer:

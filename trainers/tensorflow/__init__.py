@@ -7,4 +7,5 @@ CAPABILITIES = Capabilities(
     schemes=("none", "float16", "dynamic_int8", "static_int8", "qat_int8"),
     clusters=(0, 8, 16, 32),
     formats=("tflite",),
+    tuning=("weight_decay", "label_smoothing", "trainable"),
 )

@@ -10,8 +10,7 @@ import tensorflow_model_optimization as tfmot
 import tf_keras
 from tensorflow_model_optimization.python.core.sparsity.keras import pruning_wrapper
 
-from tasks.mnist import tensorflow as networks
-from trainers.base import TrainingError, narrowed
+from trainers.base import TrainingError
 from trainers.recipe import Pruning
 from trainers.tensorflow import models
 
@@ -47,7 +46,7 @@ def wrapped(model: tf_keras.Model, pruning: Pruning, steps: int) -> tf_keras.Mod
 
     One-shot masks are set here and stay; gradual ones grow during training with `UpdatePruningStep`.
     """
-    goals = targets(models.kernels_of(models.weights_of(model)), pruning)
+    goals = targets(models.kernels_of(model), pruning)
     at_once = pruning.schedule == "one_shot" or pruning.granularity == "n_m" or steps < 2
     wrapper = _BlockWrapper if pruning.granularity == "block" else pruning_wrapper.PruneLowMagnitude
     options = {"sparsity_m_by_n": N_M} if pruning.granularity == "n_m" else {}
@@ -130,44 +129,3 @@ def _is_n_m(kernel: np.ndarray) -> bool:
     by_inputs = np.moveaxis(kernel, -2, -1) != 0
     groups = [by_inputs[..., start : start + N_M[1]].sum(axis=-1) for start in range(0, by_inputs.shape[-1], N_M[1])]
     return max(int(group.max()) for group in groups) <= N_M[0]
-
-
-def narrow(model: str, weights: Mapping[str, np.ndarray], sparsity: float) -> dict[str, np.ndarray]:
-    """The weights of `model` with the channels of least norm removed, and the inputs of what follows with them.
-
-    Every layer but the classifier keeps `narrowed(channels, sparsity)` of its channels, in their order. The
-    norm is of a filter as it acts: times the scale of the batch normalization behind it.
-    """
-    left = dict(weights)
-    before, kept = 1, np.zeros(1, np.int64)  # the one channel of the images
-    layers = networks.weighted(model)
-    for layer in layers:
-        kernel = _with_inputs(weights[f"{layer.name}.kernel"], before, kept)
-        before = kernel.shape[-1]
-        goal = before if layer is layers[-1] else narrowed(layer.channels, sparsity)
-        norms = np.linalg.norm(kernel.reshape(-1, before), axis=0) * _scale(weights, layer.name)
-        kept = np.sort(np.argsort(-norms, kind="stable")[:goal])
-        left[f"{layer.name}.kernel"] = kernel[..., kept]
-        for key in weights:
-            if key.startswith((f"{layer.name}.", f"{layer.name}_norm.")) and not key.endswith(".kernel"):
-                left[key] = weights[key][kept]
-    return left
-
-
-def widths_of(weights: Mapping[str, np.ndarray]) -> dict[str, int]:
-    """Output channels by layer, as `networks.build` takes them."""
-    return {name: kernel.shape[-1] for name, kernel in models.kernels_of(weights).items()}
-
-
-def _with_inputs(kernel: np.ndarray, channels: int, kept: np.ndarray) -> np.ndarray:
-    """A kernel whose input has only the `kept` of its `channels`; a Dense may see each at several positions."""
-    if kernel.ndim == 4:
-        return kernel[:, :, kept]
-    return kernel.reshape(-1, channels, kernel.shape[-1])[:, kept].reshape(-1, kernel.shape[-1])
-
-
-def _scale(weights: Mapping[str, np.ndarray], layer: str) -> np.ndarray | float:
-    if f"{layer}_norm.gamma" not in weights:
-        return 1.0
-    variance = weights[f"{layer}_norm.moving_variance"]
-    return np.abs(weights[f"{layer}_norm.gamma"]) / np.sqrt(variance + networks.NORM_EPSILON)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -19,14 +20,17 @@ import tensorflow_model_optimization as tfmot
 import tf_keras
 from tensorflow.python.framework.ops import gradient_registry
 
-from tasks.mnist import tensorflow as networks
 from trainers import base
-from trainers.base import Compressed, Dense, DenseSpec, Job, Teacher
-from trainers.recipe import Distillation, Recipe, RecipeError
-from trainers.stages import timed
+from trainers.base import CACHED_BYTES, COMPARED_BYTES, COMPARED_ROWS, Compressed, Dense, DenseSpec, Job, Teacher
+from trainers.recipe import Recipe, RecipeError
+from trainers.stages import numbered, timed
 from trainers.tensorflow import models, prune, quantize
+from trainers.tensorflow.course import Course, open_course
+from trainers.tensorflow.distill import TrainingLoss
 from trainers.tensorflow.export import export
-from trainers.tensorflow.train import Plan, dataset, predict, train
+from trainers.tensorflow.narrow import Narrowing, narrow, removed
+from trainers.tensorflow.program import KerasProgram
+from trainers.tensorflow.train import Plan, train
 
 # TensorFlow takes the number of threads once per process, and it decides the order of sums: what two threads make
 # is not what one makes. A worker serves jobs that allow different numbers, so it is one for all, whatever they allow.
@@ -44,9 +48,13 @@ class _Trial:
     """One recipe on its way: each stage takes `model` from the last and leaves its own."""
 
     recipe: Recipe
-    teacher: np.ndarray | None
-    job: Job
+    course: Course
+    loss: TrainingLoss
     model: tf_keras.Model
+    keep: tuple[str, ...]
+    teacher: Teacher | None = None
+    live: tf_keras.Model | None = None
+    narrowing: Narrowing | None = None
     stages: dict[str, float] = field(default_factory=dict)
     curves: list[dict[str, float]] = field(default_factory=list)
 
@@ -63,19 +71,21 @@ class _Trial:
         tuning = self.recipe.finetuning
         return Plan(
             stage,
-            round(epochs),
+            epochs,
             tuning.learning_rate,
             tuning.batch_size,
             self.recipe.seed,
-            self.recipe.distillation,
+            self.loss,
             self.teacher,
+            self.live,
+            tuning.weight_decay,
+            _trained(self.model, self.keep) if tuning.trainable == "norm_bias_head" else lambda name: True,
         )
 
     def train(self, plan: Plan, *callbacks: tf_keras.callbacks.Callback) -> None:
         """Train the model of now; its epochs are counted on through all stages."""
         with self.stage(plan.stage):
-            for epoch in train(self.model, plan, self.job, callbacks):
-                self.curves.append({"epoch": float(len(self.curves) + 1), **epoch})
+            self.curves += numbered(train(self.model, plan, self.course, callbacks), self.curves)
 
 
 class Trainer:
@@ -87,17 +97,20 @@ class Trainer:
         return {package: metadata.version(package) for package in packages}
 
     def dense(self, spec: DenseSpec, job: Job) -> Dense:
-        """Train the dense model; writes its weights, its logits on the training split and a record."""
+        """Train the dense model, or take it as it is; writes its weights, outputs on the training split, a record."""
         _start(job, spec.seed)
-        model = networks.build(spec.model)
-        plan = Plan(
-            "dense", round(spec.epochs), spec.learning_rate, spec.batch_size, spec.seed, Distillation(), teacher=None
-        )
-        curve = train(model, plan, job)
-        logits = predict(model, dataset(job).train.images, job)
+        program: KerasProgram = job.task.program("tensorflow")
+        model = models.checked(program.build(spec.model))
+        course, curves = open_course(model, program, job), []
+        if not program.pretrained(spec.model):
+            loss = TrainingLoss(program, course.info.outputs)
+            plan = Plan("dense", spec.epochs, spec.learning_rate, spec.batch_size, spec.seed, loss)
+            curves = numbered(train(model, plan, course), [])
+        outputs = None
+        if course.info.trains and course.info.teacher == "cached":
+            outputs = course.all_outputs(model, course.split("train"), CACHED_BYTES)
         safetensors.numpy.save_file(models.weights_of(model), job.folder / WEIGHTS)
-        made = Dense(spec, job.folder, models.parameters(model), {"logits": logits})
-        return made.save(curve, self.versions())
+        return Dense(spec, job.folder, models.parameters(model), outputs).save(curves, self.versions())
 
     def open_dense(self, spec: DenseSpec, folder: Path) -> Dense:
         """A dense model that `dense` wrote earlier; raises ValueError when the folder holds another."""
@@ -107,28 +120,26 @@ class Trainer:
         """Prune and fine-tune, cluster, train with fake quantization, export: what the recipe asks for, in order."""
         base.check_job(recipe, dense, teacher, job)
         _start(job, recipe.seed)
-        weights = safetensors.numpy.load_file(dense.folder / WEIGHTS)
-        before = models.kernels_of(weights)
-        taught = None if teacher is None or teacher.outputs is None else teacher.outputs["logits"]
-        trial = _Trial(recipe, taught, job, networks.build(recipe.model))
-        models.set_weights(trial.model, weights)
+        trial = _begin(recipe, dense, teacher, job)
+        course, before = trial.course, models.kernels_of(trial.model)
         _prune(trial)
         _cluster(trial)
         _fake_quantize(trial)
         with trial.stage("predict"):
-            outputs = predict(trial.model, dataset(job).validation.images[: base.COMPARED_ROWS], job)
+            outputs = course.first_outputs(trial.model, course.split("validation"), COMPARED_ROWS, COMPARED_BYTES)
         with trial.stage("export"):
             job.pause()
-            file = export(trial.model, recipe.quantization.scheme, job)
-        kernels = _kernels(trial.model)
+            file = export(trial.model, recipe.quantization.scheme, course)
+        kernels = models.kernels_of(trial.model)
         return Compressed(
-            file,
-            prune.sparsity(kernels, before),
-            _reached(recipe, kernels, before),
-            {"logits": outputs},
-            len(outputs),
-            trial.stages,
-            trial.curves,
+            file=file,
+            sparsity=prune.sparsity(kernels, before) if before else 0.0,
+            pruned=_reached(trial, kernels),
+            outputs=outputs,
+            rows=len(next(iter(outputs.values()))),
+            stages=trial.stages,
+            curves=trial.curves,
+            notes=tuple(course.notes),
         )
 
 
@@ -153,29 +164,80 @@ def _settle(device: str) -> None:
         tf.config.set_visible_devices([], "GPU")
 
 
+def _begin(recipe: Recipe, dense: Dense, teacher: Teacher | None, job: Job) -> _Trial:
+    """The dense model with its weights, and all that its training needs."""
+    program: KerasProgram = job.task.program("tensorflow")
+    model = _with_weights(program, recipe.model, dense)
+    course, keep = open_course(model, program, job), tuple(program.keep(model))
+    loss = TrainingLoss(program, course.info.outputs, recipe.distillation, recipe.finetuning.label_smoothing)
+    trial = _Trial(recipe, course, loss, model, keep)
+    if recipe.distillation.kind != "none" and teacher is not None:
+        trial.teacher = teacher
+        if teacher.outputs is None and teacher.dense is not None:
+            trial.live = _with_weights(program, teacher.dense.spec.model, teacher.dense)
+    return trial
+
+
+def _with_weights(program: KerasProgram, name: str, dense: Dense) -> tf_keras.Model:
+    model = models.checked(program.build(name))
+    models.set_weights(model, safetensors.numpy.load_file(dense.folder / WEIGHTS))
+    return model
+
+
+def _trained(model: tf_keras.Model, keep: tuple[str, ...]) -> Callable[[str], bool]:
+    """Whether a variable is trained when only norms, biases and the head are."""
+    heads = {getattr(layer, "layer", layer).name for layer in model.layers} & set(keep)
+
+    def trained(name: str) -> bool:
+        path = name.partition(":")[0].split("/")
+        return path[-1] in ("bias", "gamma", "beta") or any(part.removeprefix("quant_") in heads for part in path[:-1])
+
+    return trained
+
+
 def _prune(trial: _Trial) -> None:
     recipe, epochs = trial.recipe, trial.recipe.finetuning.epochs
     if recipe.pruning.granularity == "channel":
         _narrow(trial)
     elif recipe.pruning.granularity != "none":
-        plan = trial.plan("fine-tune", epochs)
-        trial.model = prune.wrapped(trial.model, recipe.pruning, plan.steps(trial.job))
-        trial.train(plan, tfmot.sparsity.keras.UpdatePruningStep())
-        trial.model = prune.stripped(trial.model)
-        _reached(recipe, _kernels(trial.model), {})
+        _mask(trial)
     elif recipe.distillation.kind != "none":
         trial.train(trial.plan("fine-tune", epochs))
 
 
+def _mask(trial: _Trial) -> None:
+    recipe, course = trial.recipe, trial.course
+    kernels = models.kernels_of(trial.model)
+    if not kernels:
+        raise RecipeError(
+            f"pruning.granularity: {recipe.pruning.granularity!r} masks kernels of Dense and Conv layers, and "
+            f"{recipe.model} has none; choose none"
+        )
+    covered = sum(kernel.size for kernel in kernels.values()) / models.parameters(trial.model)
+    course.note(f"masks cover {covered:.1%} of the parameters")
+    plan = trial.plan("fine-tune", recipe.finetuning.epochs)
+    trial.model = prune.wrapped(trial.model, recipe.pruning, plan.steps(course.split("train")))
+    trial.train(plan, tfmot.sparsity.keras.UpdatePruningStep())
+    trial.model = prune.stripped(trial.model)
+    _reached(trial, models.kernels_of(trial.model))
+
+
 def _narrow(trial: _Trial) -> None:
     """Remove channels at once, or along the cubic ramp in rounds with training after each."""
-    recipe, epochs = trial.recipe, round(trial.recipe.finetuning.epochs)
-    rounds = max(1, min(epochs, ROUNDS)) if recipe.pruning.schedule == "gradual" else 1
+    recipe, epochs = trial.recipe, trial.recipe.finetuning.epochs
+    trial.narrowing = narrowing = Narrowing.of(trial.model, trial.keep)
+    whole = [f"{name}: {reason}" for name, reason in narrowing.reasons.items() if name not in trial.keep]
+    if not narrowing.groups:
+        raise RecipeError(
+            f"pruning.granularity: 'channel' can narrow no layer of {recipe.model} ({'; '.join(whole)}); choose none, "
+            "unstructured, block or n_m"
+        )
+    for reason in whole:
+        trial.course.note(f"left whole: {reason}")
+    rounds = max(1, min(int(epochs), ROUNDS)) if recipe.pruning.schedule == "gradual" else 1
     for done in range(1, rounds + 1):
         goal = recipe.pruning.sparsity * (1 - (1 - done / rounds) ** 3)
-        weights = prune.narrow(recipe.model, models.weights_of(trial.model), goal)
-        trial.model = networks.build(recipe.model, prune.widths_of(weights))
-        models.set_weights(trial.model, weights)
+        trial.model = narrow(trial.model, narrowing, trial.keep, goal)
         left = epochs - epochs // rounds * (rounds - 1)
         trial.train(trial.plan("fine-tune", left if done == rounds else epochs // rounds))
 
@@ -191,27 +253,17 @@ def _cluster(trial: _Trial) -> None:
 def _fake_quantize(trial: _Trial) -> None:
     quantization = trial.recipe.quantization
     if quantization.scheme == "qat_int8":
-        trial.model = quantize.fake_quantized(trial.model, trial.sparse, quantization.clusters)
+        trial.model, floats = quantize.fake_quantized(trial.model, trial.sparse, quantization.clusters)
+        if floats:
+            trial.course.note(f"stays float under qat_int8: {', '.join(floats)}")
         trial.train(trial.plan("qat", trial.recipe.finetuning.qat_epochs))
 
 
-def _kernels(model: tf_keras.Model) -> dict[str, np.ndarray]:
-    """Layer name -> kernel, of a plain or a fake-quantized model."""
-    kernels = {}
-    for layer in model.layers:
-        for variable in layer.weights:
-            # Wrappers put tensors in the place of `layer.kernel`; the variable keeps its name.
-            if variable.name.split("/")[-1] == "kernel:0":
-                kernels[getattr(layer, "layer", layer).name] = variable.numpy()
-    return kernels
-
-
-def _reached(recipe: Recipe, kernels: dict[str, np.ndarray], before: dict[str, np.ndarray]) -> float:
+def _reached(trial: _Trial, kernels: dict[str, np.ndarray]) -> float:
     """What `Compressed.pruned` says: share of zeros, or of channels removed."""
+    recipe = trial.recipe
     if recipe.pruning.granularity == "none":
         return 0.0
-    if recipe.pruning.granularity != "channel":
-        return prune.reached(kernels, recipe.pruning, clustered=recipe.quantization.clusters > 0)
-    prunable = [layer.name for layer in networks.weighted(recipe.model)[:-1]]
-    kept = sum(kernels[name].shape[-1] for name in prunable)
-    return 1 - kept / sum(before[name].shape[-1] for name in prunable)
+    if trial.narrowing is not None:
+        return removed(trial.narrowing, kernels)
+    return prune.reached(kernels, recipe.pruning, clustered=recipe.quantization.clusters > 0)
