@@ -31,6 +31,7 @@ from tasks.own import Parts
 from tasks.own_scorer import OwnScorer
 from tasks.ports import Form
 from tasks.samples import Samples
+from tasks.serving_of import serving_of
 from tasks.splits import Splits
 from tasks.tree import Tree, arrays, leaves
 
@@ -149,7 +150,7 @@ class ComposedTask:
             code_digest=self.code,
             trains=self.half.trains(),
             teacher=self._teacher(train),
-            classes=self.splits.source.classes,
+            classes=self._classes,
             counts={"train": len(train), "validation": len(validation)},
             places={split: place for split, place in places.items() if place},
             notes=(*self.half.notes, *self.splits.notes),
@@ -239,6 +240,10 @@ class ComposedTask:
     def _classified(self) -> bool:
         return any(port.kind == "logits" for port in self._ports[1])
 
+    @property
+    def _classes(self) -> tuple[str, ...]:
+        return self.splits.source.classes or self.parts.classes
+
     def data(self, split: str) -> TaskData:
         """See Task."""
         return TaskData(self.splits.open(split), self._batch)
@@ -268,34 +273,9 @@ class ComposedTask:
     def serving(self) -> Serving | None:
         """See Task."""
         if (own := self.half.serving()) is not None:
-            return replace(own, classes=self.splits.source.classes)
-        classes, outputs = self.splits.source.classes, self._ports[1]
-        labelled = len(outputs) == 1 and outputs[0].kind == "logits"
-        answer: Any = "values"
-        if labelled:
-            answer = "label" if len(outputs[0].shape) == 2 else "mask"
-        if self._image is not None:
-            return Serving("image", self._image.to_dict(), answer, classes)
+            return replace(own, classes=self._classes)
         columns = self.splits.source.facts.get("columns")
-        if columns:
-            return Serving("row", {"columns": columns}, answer, classes)
-        return Serving("arrays", self._own_processing(), answer, classes, self._own_files())
-
-    def _own_processing(self) -> dict[str, Any]:
-        """The names of the user's own functions before and after the model."""
-        names = {part: self.parts.names.get(part) for part in ("preprocess", "postprocess")}
-        return {part: name for part, name in names.items() if name and getattr(self.parts, part) is not None}
-
-    def _own_files(self) -> dict[str, str]:
-        if self.parts.folder is None or not self._own_processing():
-            return {}
-        from tasks.user_code import files_of
-
-        files = {
-            self.parts.folder / name.rpartition(":")[0].rpartition("/")[2] for name in self._own_processing().values()
-        }
-        every = {each for file in files for each in files_of(file)}
-        return {str(each.relative_to(self.parts.folder)): str(each) for each in sorted(every)}
+        return serving_of(self._ports[1], self._classes, self._image, columns, self.parts)
 
 
 def target_of(targets: Any) -> Any:

@@ -25,6 +25,7 @@ OPTIONAL = (
     "MODELS",
     "PREPROCESS",
     "TRAINED",
+    "CLASSES",
 )
 TARGET_NAMES = ("target", "targets", "label", "labels", "y", "y_true")
 
@@ -43,6 +44,7 @@ class Parts:
     augment: Any = None
     image: Mapping[str, Any] | None = None
     trained: bool | None = None
+    classes: tuple[str, ...] = ()
     metrics: tuple[Metric, ...] = ()
     names: Mapping[str, str] = field(default_factory=dict)  # part -> `FILE.py:NAME`
 
@@ -79,8 +81,9 @@ def _in_file(spec: TaskSpec, file: Address) -> dict[str, Any]:
     there = {name: getattr(module, name) for name in OPTIONAL if hasattr(module, name)}
     there.pop("MODELS", None)
     image, trained = there.pop("PREPROCESS", None), there.pop("TRAINED", None)
-    names = {name: f"{file.place}:{name}" for name in there}
-    return {**there, "folder": path.parent, "image": image, "trained": trained, "names": names}
+    classes = tuple(map(str, there.pop("CLASSES", ())))
+    names = {name: f"{path.name}:{name}" for name in there}
+    return {**there, "classes": classes, "folder": path.parent, "image": image, "trained": trained, "names": names}
 
 
 def _metrics(spec: TaskSpec, declared: Any, metric: Any) -> tuple[Metric, ...]:

@@ -26,6 +26,7 @@ from search.trial.evaluate import chunks, quality, save_examples
 from search.trial.measure import latency_spec
 from search.trial.task import task_of
 from tasks.base import Batch, Dataset, Progress, Task, TaskError, TaskInfo
+from tasks.check import check
 from trainers.base import Compressed, Dense, DenseSpec, Job, Trainer, TrainingError, task_digest
 from trainers.recipe import FineTuning, Pruning, Quantization, Recipe, RecipeError
 
@@ -91,7 +92,8 @@ def examine(config: Config, folder: Path, progress: Progress) -> Findings:
         if task is not None and (info := _step(found, "task", task.info)) is not None:
             progress("data", 0.0)
             _step(found, "data", lambda: _data(task, info, found))
-            tried = _compress(config, task, info, folder, found, progress)
+            if _checked(task, found, progress):
+                tried = _compress(config, task, info, folder, found, progress)
     if info is not None and tried is not None:
         _measure(config, tried, found, progress)
         _cost(config, info, tried, found)
@@ -111,6 +113,17 @@ def _step(found: Findings, step: str, work: Callable[[], Any]) -> Any:
         place = f"{last.filename}:{last.lineno}"
         found.problems.append({"step": step, "message": f"{type(error).__name__}: {error}", "place": place})
     return None
+
+
+def _checked(task: Task, found: Findings, progress: Progress) -> bool:
+    """Whether the task's own steps are in order, as `tasks.check` sees them; what is odd is noted."""
+    for finding in check(task, progress):
+        message = f"{finding.message}; {finding.remedy}" if finding.remedy else finding.message
+        if finding.severity == "error":
+            found.problems.append({"step": finding.step, "message": message, "place": finding.place})
+        else:
+            found.data.setdefault("notes", []).append(f"{finding.step}: {message}")
+    return not found.problems
 
 
 def _data(task: Task, info: TaskInfo, found: Findings) -> None:

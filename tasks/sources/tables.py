@@ -84,7 +84,8 @@ def _rows(opening: Opening, table: Table) -> Source:
         by_name = False
     classes, numbers = _classes(opening, table, label) if label else ((), True)
     notes = [] if spec.label else [f"{table.name}: column {label} is the target"] if label else []
-    source = Source(table.name, {}, classes, notes, {"columns": inputs})
+    columns = [{"name": name, "input": name} for name in inputs] if by_name else inputs
+    source = Source(table.name, {}, classes, notes, {"columns": columns})
 
     def read(split: str) -> Samples:
         def batches() -> list[tuple[Any, np.ndarray | None]]:
