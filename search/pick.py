@@ -15,10 +15,11 @@ import pandas as pd
 
 from packing.pack import CODERS, pack
 from runtimes.base import LAYOUTS
-from search.command import UsageError, command, needs_study, settings
+from search.command import ROOT, STUDY, SWEEP, Setting, Usage, UsageError, command, needs_study
 from search.front import summary as summaries
+from search.front.choice import choose, sureness
 from search.front.summary import Summary
-from search.front.wording import said
+from search.front.wording import result, said
 from search.study.constraint import Constraint
 from search.tracking import registry
 from search.tracking.tracking import Tracking
@@ -26,34 +27,42 @@ from search.tracking.uri import store_uri
 from serving import picked
 from tasks.mnist.data import MEAN, STD
 
-HELP = """\
-Copy a point of the front into a folder, with its recipe and a model card, and register it in MLflow.
-
-  python -m search.pick study=NAME [METRIC<=VALUE ...] [by=METRIC] [trial=NUMBER] [sweep=NAME] [out=FOLDER]
-                        [register=yes|no] [coder=brotli|range] [root=mlruns]
-
-  METRIC<=VALUE  only points that meet it, such as accuracy_drop<=0.005 (quote it for the shell)
-  by             of those the best in this metric; the front's knee if left out
-  trial          this trial, whether or not it is on the front
-  sweep          one of the study's sweeps; the newest if left out
-  out            the folder; ROOT/picked/STUDY if left out
-  register       yes: as models:/STUDY@picked in MLflow's model registry
-  coder          of model.pare, the packed model (docs/format.md): brotli, or range, which is smaller
-
-The folder holds the model, the same packed as model.pare, recipe.json, MODEL_CARD.md, and what servers read.
-"""
+HELP = Usage(
+    "search.pick",
+    "Copy a point of the front into a folder, with its recipe, a model card and a program that runs it, and register "
+    "it in MLflow.",
+    "study=NAME [METRIC<=VALUE ...] [SETTING=VALUE ...]",
+    {
+        "Which point": (
+            STUDY,
+            SWEEP,
+            Setting("by", "the best in this metric; the best compromise (the knee) if left out", "", "METRIC"),
+            Setting("trial", "this trial, whether or not it is on the front", "", "NUMBER"),
+            Setting(
+                "certain",
+                "yes: a bound is met where the bad end of the 95 % interval meets it; no: where the mean does",
+                "yes",
+                choices=("yes", "no"),
+            ),
+        ),
+        "What becomes of it": (
+            Setting("out", "the folder; ROOT/picked/STUDY if left out", "", "FOLDER"),
+            Setting("register", "as models:/STUDY@picked in MLflow's model registry", "yes", choices=("yes", "no")),
+            Setting("coder", "of model.pare, the packed model; range is smaller", CODERS[0], choices=CODERS),
+            ROOT,
+        ),
+    },
+    (
+        ("study=mnist_prune", "the best compromise"),
+        (
+            "study=mnist_prune 'accuracy_drop<=0.005' by=latency_ms",
+            "the fastest of those that lose half a point",
+        ),
+    ),
+    ("METRIC<=VALUE and METRIC>=VALUE are bounds; quote them for the shell.",),
+)
 ALIAS = "picked"
 RUNTIMES = {".onnx": "onnxruntime", ".tflite": "litert"}
-_KEYS = {
-    "study": "",
-    "sweep": "",
-    "by": "",
-    "trial": "",
-    "out": "",
-    "register": "yes",
-    "coder": CODERS[0],
-    "root": "mlruns",
-}
 
 
 @dataclass
@@ -75,47 +84,11 @@ def arguments(words: Sequence[str]) -> Request:
                 raise UsageError(str(error)) from None
         else:
             rest.append(word)
-    said_of = settings(rest, _KEYS)
+    said_of = HELP.read(rest)
     needs_study(said_of)
     if said_of["trial"] and not said_of["trial"].isdecimal():
-        raise UsageError(f"trial: {said_of['trial']!r} must be a number, as the report's last column shows it")
-    if said_of["register"] not in ("yes", "no"):
-        raise UsageError(f"register: {said_of['register']!r} is not valid; choose from yes, no")
-    if said_of["coder"] not in CODERS:
-        raise UsageError(f"coder: {said_of['coder']!r} is not valid; choose from {', '.join(CODERS)}")
+        raise UsageError(f"trial: {said_of['trial']!r} must be a number, as the report shows it")
     return Request(said_of, limits)
-
-
-def choose(found: Summary, asked: Request) -> pd.Series:
-    """The row to take; raises UsageError saying what is nearest when nothing meets the bounds."""
-    for where, name in [(str(limit), limit.metric) for limit in asked.limits] + [("by", asked.settings["by"])]:
-        if name and name not in found.metrics.names():
-            raise UsageError(f"{where}: {found.metrics.unknown(name)}")
-    if asked.settings["trial"]:
-        rows = found.complete[found.complete["number"] == int(asked.settings["trial"])]
-        if rows.empty:
-            raise UsageError(f"trial: {asked.settings['trial']} is no measured trial of {found.sweep}")
-        return rows.iloc[0]
-    rows = found.front
-    if rows.empty:
-        raise UsageError(f"study: the front of {found.sweep} is empty; trial=NUMBER takes a trial all the same")
-    for limit in asked.limits:
-        kept = rows[[limit.violation(float(v)) <= 0 for v in rows[limit.metric]]]
-        if kept.empty:
-            missed = [limit.violation(float(v)) for v in rows[limit.metric]]
-            best = rows.iloc[missed.index(min(missed))]
-            raise UsageError(
-                f"{limit}: no point of the front meets it; nearest is trial {best['number']} ({best['words']}) "
-                f"with {limit.metric} {float(best[limit.metric]):.6g}"
-            )
-        rows = kept
-    by = asked.settings["by"]
-    if not by:
-        knee = rows[rows["knee"]]
-        by = found.objectives[-1]
-        if not knee.empty:
-            return knee.iloc[0]
-    return rows.sort_values(by, ascending=found.metrics.minimized(by)).iloc[0]
 
 
 def card(found: Summary, row: pd.Series, file: Path) -> str:
@@ -170,7 +143,7 @@ def pick(asked: Request) -> str:
     said_of = asked.settings
     root = Path(said_of["root"])
     found = summaries.read(root, said_of["study"], said_of["sweep"] or None)
-    row = choose(found, asked)
+    row = choose(found, asked.limits, said_of["by"], said_of["trial"], said_of["certain"] == "yes")
     out = Path(said_of["out"] or root / "picked" / found.study)
     out.mkdir(parents=True, exist_ok=True)
     for old in out.glob("model.*"):
@@ -181,9 +154,11 @@ def pick(asked: Request) -> str:
         shutil.copyfile(source, file)
     (out / "recipe.json").write_text(json.dumps(recipe, indent=2) + "\n")
     (out / "MODEL_CARD.md").write_text(card(found, row, file))
-    lines = [f"picked trial {row['number']}: {row['words']}", f"  {_figures(found, row)}", f"Folder   {out}"]
+    lines = [f"picked trial {row['number']}: {result(found, row)}"]
+    lines += [f"  {sentence}" for sentence in sureness(found, row, asked.limits)]
     packed = pack(file.read_bytes(), said_of["coder"])
     (out / "model.pare").write_bytes(packed)
+    lines += [f"Folder   {out}"]
     lines.append(f"Packed   model.pare, {len(packed):,} bytes to download; {file.name} has {file.stat().st_size:,}")
     along = _for_serving(root, found, row, file) if file.suffix in picked.SERVED else {}
     if said_of["register"] == "yes":
@@ -219,12 +194,6 @@ def _latencies(row: pd.Series) -> dict[str, float]:
         if match := re.fullmatch(r"latency_p50_ms/batch(\d+)_threads\d+", name):
             found[match[1]] = row[name]
     return {batch: float(ms) for batch, ms in found.items() if pd.notna(ms)}
-
-
-def _figures(found: Summary, row: pd.Series) -> str:
-    metrics = found.metrics
-    names = [n for n in (*metrics.test, *metrics.quality, "latency_ms", "size_bytes") if pd.notna(row.get(n))]
-    return ", ".join(f"{metrics[name].phrase} {said(metrics, row, name)}" for name in names)
 
 
 def _carry_out(words: list[str]) -> int:

@@ -75,7 +75,7 @@ def test_the_picked_folder_holds_the_file_its_recipe_and_a_card_and_mlflow_predi
     assert (done / "mine" / "model.onnx").exists()
     assert pick.main(["study=lucky", f"root={done}", "accuracy>=0.9999", "register=no"]) == 2
     said = capsys.readouterr().err
-    assert "accuracy >= 0.9999: no point of the front meets it; nearest is trial 0" in said
+    assert "accuracy >= 0.9999: no point of the front surely meets it; nearest is trial 0" in said
     assert pick.main(["study=lucky", f"root={done}", "accuracy>=0.5", "by=size_bytes", "register=no"]) == 0
     for word, said in (
         ("by=speed", "by: 'speed' is not a metric; choose from accuracy"),

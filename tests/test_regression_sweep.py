@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 
 import trainers.base
-from search import pick, report
+from search import report
+from search.front.choice import choose
 from search.front.summary import read
 from search.run import carry_out
 from search.storage.database import address
 from search.study.config import Config
+from search.study.constraint import Constraint
 from search.study.metrics import Metrics
 from search.sweep.confirmed import Confirmed
 from search.sweep.sweep import Sweep
@@ -77,4 +79,4 @@ def test_a_sweep_that_minimizes_an_error(
     (row,) = json.loads(capsys.readouterr().out)
     assert row["test_rmse"] == pytest.approx(expected, abs=1e-3)
     assert not [key for key in row if "accuracy" in key]
-    assert pick.choose(summary, pick.arguments([f"study={asked.study.name}", "rmse<=2", "by=mae"]))["number"] == 0
+    assert choose(summary, [Constraint.parse("rmse<=2")], by="mae")["number"] == 0

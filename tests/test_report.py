@@ -181,7 +181,7 @@ def test_the_page_is_self_contained_and_holds_every_trial(root: Path, study: str
     assert table.count("<tr class=") == len(RECORDS)
     assert "the loss became NaN &lt;in epoch 1&gt;" in table
     assert "<in epoch 1>" not in outside
-    for title in ("Hypervolume over trials", "parameter importances", "parallel coordinates", "What each stage cost"):
+    for title in ("Hypervolume over trials", "parallel coordinates", "What each stage cost"):
         assert title in outside
     assert outside.count("aria-label='Validation accuracy against") == (1 if study == "two" else 2)
     assert "a CPU" in outside
@@ -215,13 +215,17 @@ def test_labels_of_neighbours_stand_apart(root: Path) -> None:
     assert steps["one"] != steps["other"]
 
 
-def test_importances_find_what_decides(root: Path) -> None:
-    shares = insight.importances(read(root, "two"))
+def test_importances_find_what_decides_and_say_how_surely(root: Path) -> None:
+    assert insight.importances(read(root, "two")) == {}, "few trials tell of luck"
+    few = read(root, "two")
+    many = replace(few, trials=pd.concat([few.complete] * 5, ignore_index=True))
+    shares = insight.importances(many)
     assert set(shares) == {"accuracy", "latency_ms"}
-    accuracy = shares["accuracy"]
+    accuracy = {name: share for name, (share, _) in shares["accuracy"].items()}
     assert max(accuracy, key=lambda name: accuracy[name]) == "pruning.sparsity"
-    assert shares["latency_ms"]["quantization.scheme"] > accuracy["quantization.scheme"]
+    assert shares["latency_ms"]["quantization.scheme"][0] > accuracy["quantization.scheme"]
     assert sum(accuracy.values()) == pytest.approx(1)
+    assert all(half > 0 for found in shares.values() for _, half in found.values())
 
 
 def test_stage_costs_add_up(root: Path) -> None:

@@ -22,6 +22,7 @@ from runtimes.latency import Comparison, LatencyResult, Timing
 from search import pick, ui
 from search.command import UsageError
 from search.front import comparison, page, pareto, publish
+from search.front.choice import choose
 from search.front.summary import Summary, read
 from search.front.tables import figures, markdown
 from search.study.config import Confirm
@@ -296,7 +297,8 @@ def test_two_metrics_both_have_their_columns_charts_and_best(root: Path) -> None
 
 
 def chosen(summary: Summary, *words: str) -> pd.Series:
-    return pick.choose(summary, pick.arguments([f"study={summary.study}", *words]))
+    asked = pick.arguments([f"study={summary.study}", *words])
+    return choose(summary, asked.limits, asked.settings["by"], certain=False)
 
 
 def test_pick_bounds_and_orders_by_the_tasks_metrics(root: Path) -> None:

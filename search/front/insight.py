@@ -11,7 +11,8 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from search.front.plots import GREY, INK, blank, label, shown
 from search.front.summary import Summary
 
-_ENOUGH = 10  # trials; importances from fewer are luck
+ENOUGH = 50  # trials; importances from fewer are luck
+_MOST, _RESAMPLES = 300, 10  # trials that importances are computed of, and how often: some ten seconds
 _SECTIONS = ("pruning.", "quantization.", "distillation.", "finetuning.")
 _SHADES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
 
@@ -41,22 +42,31 @@ def varied(summary: Summary) -> list[str]:
     return [name for name in fields if rows[name].nunique() > 1]
 
 
-def importances(summary: Summary) -> dict[str, dict[str, float]]:
-    """objective -> recipe field -> share of the objective's variance it explains; empty below 10 trials.
+def importances(summary: Summary) -> dict[str, dict[str, tuple[float, float]]]:
+    """objective -> recipe field -> (share of the objective's variance that it explains, half its 95 % interval).
 
     fANOVA over the recorded trials (Hutter, Hoos, Leyton-Brown, "An efficient approach for assessing hyperparameter
-    importance", ICML 2014). Every recipe has every field, so that fields of one branch count as well.
+    importance", ICML 2014). Every recipe has every field, so that fields of one branch count as well. The interval
+    comes from resampling the trials. Empty below ENOUGH trials: their shares are luck.
     """
     rows, fields = summary.complete, varied(summary)
     rows = rows[np.isfinite(rows[summary.objectives].to_numpy(dtype=float)).all(axis=1)]
-    if len(rows) < _ENOUGH or not fields:
+    if len(rows) < ENOUGH or not fields:
         return {}
+    if len(rows) > _MOST:
+        rows = rows.sample(_MOST, random_state=0)
     space = {name: _distribution(rows[name]) for name in fields}
-    found = {}
-    for objective in summary.objectives:
-        if rows[objective].nunique() > 1:
-            found[objective] = _explained(rows, space, objective)
-    return found
+    changing = [name for name in summary.objectives if rows[name].nunique() > 1]
+    return {objective: _with_intervals(rows, space, objective) for objective in changing}
+
+
+def _with_intervals(
+    rows: pd.DataFrame, space: dict[str, BaseDistribution], objective: str
+) -> dict[str, tuple[float, float]]:
+    shares = _explained(rows, space, objective)
+    drawn = [_explained(rows.sample(frac=1, replace=True, random_state=i), space, objective) for i in range(_RESAMPLES)]
+    halves = {name: 1.96 * float(np.std([one[name] for one in drawn], ddof=1)) for name in shares}
+    return {name: (share, halves[name]) for name, share in shares.items()}
 
 
 def _explained(rows: pd.DataFrame, space: dict[str, BaseDistribution], objective: str) -> dict[str, float]:
@@ -65,7 +75,7 @@ def _explained(rows: pd.DataFrame, space: dict[str, BaseDistribution], objective
     for _, row in rows.iterrows():
         params = {name: row[name] for name in space}
         study.add_trial(optuna.create_trial(params=params, distributions=space, value=float(row[objective])))
-    evaluator = optuna.importance.FanovaImportanceEvaluator(n_trees=32, seed=0)
+    evaluator = optuna.importance.FanovaImportanceEvaluator(n_trees=16, seed=0)
     shares = optuna.importance.get_param_importances(study, evaluator=evaluator, params=list(space))
     return {name: float(share) for name, share in shares.items()}
 
@@ -81,13 +91,19 @@ def importance(summary: Summary) -> go.Figure | None:
     shares = importances(summary)
     if not shares:
         return None
-    total = {name: sum(found.get(name, 0.0) for found in shares.values()) for name in varied(summary)}
+    nothing = (0.0, 0.0)
+    total = {name: sum(found.get(name, nothing)[0] for found in shares.values()) for name in varied(summary)}
     order = sorted(total, key=lambda name: total[name])
     figure = blank("What mattered: parameter importances", "Share of variance explained (%)", "", 120 + 40 * len(order))
     for shade, (objective, found) in zip(_SHADES * 3, shares.items(), strict=False):
-        values = [100 * found.get(name, 0.0) for name in order]
+        values, halves = zip(*(found.get(name, nothing) for name in order), strict=True)
         figure.add_bar(
-            y=order, x=values, name=summary.metrics[objective].title, orientation="h", marker={"color": shade}
+            y=order,
+            x=[100 * value for value in values],
+            error_x={"type": "data", "array": [100 * half for half in halves], "color": INK, "thickness": 1.2},
+            name=summary.metrics[objective].title,
+            orientation="h",
+            marker={"color": shade},
         )
     figure.update_layout(barmode="group", legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0})
     figure.update_layout(margin={"l": 190, "t": 86})

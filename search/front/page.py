@@ -78,7 +78,10 @@ def page(summary: Summary) -> str:
         *_trials(summary),
         "<h2>How the search went</h2>",
         *_chart_of(insight.hypervolume(summary), _reference(summary)),
-        *_chart_of(insight.importance(summary), "fANOVA over all measured trials; small shares are noise."),
+        *_chart_of(
+            insight.importance(summary),
+            "fANOVA over the measured trials; the lines are 95 % intervals from resampling them.",
+        ),
         *_chart_of(
             insight.parallel(summary),
             "Feasible trials. Drag along an axis to select; drag a title to reorder.",

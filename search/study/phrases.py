@@ -30,13 +30,14 @@ _EQUAL = (0.95, 1.05)  # ratios between these are called equal
 def spread(quantity: Quantity, value: float, half: float = 0.0) -> str:
     """`98.76 ± 0.26 %`: the value and half its interval, with no more digits than that interval leaves certain.
 
-    Half an interval is shown with one significant digit, with two when the first is a 1; 0 shows the value alone.
+    Half an interval is shown with two significant digits below 0.355, 3.55, ... and else with one: the Particle
+    Data Group's rule (Review of Particle Physics, introduction, section 5.3). 0 shows the value alone.
     """
     shown = half * quantity.scale
     if not shown > 0:
         return quantity.text(value)
     digits = -math.floor(math.log10(shown))
-    digits += f"{shown:.0e}"[0] == "1"
+    digits += float(f"{shown:.2e}"[:4]) < 3.55
     digits = min(max(digits, 0), quantity.digits)
     if not float(f"{shown:.{digits}f}"):
         return quantity.text(value)
