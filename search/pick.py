@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -25,7 +26,8 @@ from search.tracking import registry
 from search.tracking.tracking import Tracking
 from search.tracking.uri import store_uri
 from serving import picked
-from tasks.mnist.data import MEAN, STD
+from tasks.base import Port, TaskInfo
+from tasks.mnist.task import RECORDED_WITHOUT
 
 HELP = Usage(
     "search.pick",
@@ -91,7 +93,29 @@ def arguments(words: Sequence[str]) -> Request:
     return Request(said_of, limits)
 
 
-def card(found: Summary, row: pd.Series, file: Path) -> str:
+def usage(task: TaskInfo, file: Path) -> list[str]:
+    """What the file takes and gives, and what a request goes through before, as lines of Markdown."""
+    last = LAYOUTS[file.suffix.lstrip(".")] == "NHWC"
+
+    def said_of(port: Port) -> str:
+        shape = [port.shape[i] for i in (0, 2, 3, 1)] if last and port.layout == "NCHW" else list(port.shape)
+        return f"`{port.name}` {port.dtype} [{', '.join('N' if axis == 'batch' else str(axis) for axis in shape)}]"
+
+    lines = [f"Input: {', '.join(map(said_of, task.inputs))}. Output: {', '.join(map(said_of, task.outputs))}."]
+    options = (task.serving or {}).get("options", {})
+    if (task.serving or {}).get("kind") == "image":
+        what = "grey" if options.get("mode") == "L" else options.get("mode", "RGB")
+        mean, std = (", ".join(f"{each:g}" for each in options[key]) for key in ("mean", "std"))
+        lines.append(f"Pixels: {what}, as (x / 255 - mean) / std with mean {mean} and std {std}, per channel.")
+    elif task.serving:
+        lines.append(f"Requests are prepared as {task.serving['kind']}: `about.json` beside the file says how.")
+    if task.classes:
+        shown = ", ".join(task.classes[:20]) + (", …" if len(task.classes) > 20 else "")
+        lines.append(f"Classes: {shown}.")
+    return lines
+
+
+def card(found: Summary, row: pd.Series, file: Path, task: TaskInfo) -> str:
     """The model card in Markdown: what it is, how it was made, what was measured where, with intervals."""
     tags = found.about["tags"]
     confirmed = bool(row.get("confirmed"))
@@ -100,8 +124,6 @@ def card(found: Summary, row: pd.Series, file: Path) -> str:
     figures = [f"| {metrics[name].title} | {said(metrics, row, name)} |" for name in known]
     place = {str(k).removeprefix("environment."): v for k, v in row.items() if str(k).startswith("environment.")}
     versions = {str(k).removeprefix("version."): v for k, v in row.items() if str(k).startswith("version.")}
-    layout = LAYOUTS[file.suffix.lstrip(".")]
-    shape = "[N, 1, 28, 28]" if layout == "NCHW" else "[N, 28, 28, 1]"
     meaning = (
         "Means of fresh trainings with their 95 % intervals; latency beside the dense fp32 file in the same run."
         if confirmed
@@ -114,7 +136,7 @@ def card(found: Summary, row: pd.Series, file: Path) -> str:
         "",
         "## Use",
         "",
-        f"Input: float32 {shape}, grey pixels as (x / 255 - {MEAN}) / {STD}. Output: float32 [N, 10] logits.",
+        *usage(task, file),
         "",
         "## Figures",
         "",
@@ -153,7 +175,8 @@ def pick(asked: Request) -> str:
         file = out / source.name
         shutil.copyfile(source, file)
     (out / "recipe.json").write_text(json.dumps(recipe, indent=2) + "\n")
-    (out / "MODEL_CARD.md").write_text(card(found, row, file))
+    task = Tracking(root, found.study).task(found.sweep) or RECORDED_WITHOUT
+    (out / "MODEL_CARD.md").write_text(card(found, row, file, task))
     lines = [f"picked trial {row['number']}: {result(found, row)}"]
     lines += [f"  {sentence}" for sentence in sureness(found, row, asked.limits)]
     packed = pack(file.read_bytes(), said_of["coder"])
@@ -163,11 +186,21 @@ def pick(asked: Request) -> str:
     along = _for_serving(root, found, row, file) if file.suffix in picked.SERVED else {}
     if said_of["register"] == "yes":
         about = json.loads((out / "about.json").read_text()) if along else {}
-        about |= {"layout": LAYOUTS[file.suffix.lstrip(".")], "mean": MEAN, "std": STD, "shape": [28, 28]}
+        about |= served(task, LAYOUTS[file.suffix.lstrip(".")])
         note = (out / "MODEL_CARD.md").read_text()
         version = registry.register(store_uri(root), found.study, str(row["run_id"]), file, about, note, ALIAS, along)
         lines.append(f"MLflow   models:/{found.study}@{ALIAS} (version {version})")
     return "\n".join(lines)
+
+
+def served(task: TaskInfo, layout: str) -> dict[str, Any]:
+    """What MLflow's model needs to know: of one grey image its preprocessing, of anything else its ports by name."""
+    options = (task.serving or {}).get("options", {})
+    if options.get("mode") == "L" and len(task.inputs) == len(task.outputs) == 1 and len(task.classes) > 1:
+        _, _, height, width = task.inputs[0].shape
+        return {"layout": layout, "mean": options["mean"][0], "std": options["std"][0], "shape": [height, width]}
+    plain = task.to_dict()
+    return {"layout": layout, "ports": {"inputs": plain["inputs"], "outputs": plain["outputs"]}}
 
 
 def _for_serving(root: Path, found: Summary, row: pd.Series, file: Path) -> dict[str, Path]:

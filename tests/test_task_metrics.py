@@ -34,6 +34,7 @@ from search.sweep.recorder import reference_point
 from search.trial.record import TrialRecord
 from search.trial.results import Baseline, Exported, Judged
 from tasks.base import ACCURACY, Metric, TaskInfo
+from tasks.mnist.task import RECORDED_WITHOUT
 from tests import sweeps
 from tests.sweeps import record
 from tests.test_metrics import EDGE, IOU
@@ -311,7 +312,7 @@ def test_pick_bounds_and_orders_by_the_tasks_metrics(root: Path) -> None:
         chosen(other, "accuracy>=0.9")
     with pytest.raises(UsageError, match=r"no point of the front meets it; nearest is trial 1"):
         chosen(other, "error<=0.0001")
-    card = pick.card(other, best.rename({"accuracy": "error"}), Path("model.onnx"))
+    card = pick.card(other, best.rename({"accuracy": "error"}), Path("model.onnx"), RECORDED_WITHOUT)
     assert "| Validation error |" in card
     assert "ccuracy" not in card
 

@@ -7,7 +7,7 @@ import logging
 import os
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from search.tracking.uri import TrackingError, quiet, reaching
 SUFFIXES = (".onnx", ".tflite", ".pt2")
 # What a served model needs, by the file's suffix; mlflow-skinny (which serves as mlflow does), numpy, pandas besides.
 RUNTIME = {".onnx": "onnxruntime", ".tflite": "ai-edge-litert"}
+
+ENDS = ("inputs", "outputs")
 
 
 def fetch(uri: str, run_id: str, into: Path) -> tuple[Path, dict[str, Any]]:
@@ -46,7 +48,7 @@ def register(
 ) -> str:
     """Log the file as a pyfunc model of its run, register it under the study's name; returns the version.
 
-    `about`: layout, mean, std and shape of the input, for the preprocessing. The alias moves to this version. `along`:
+    `about`: layout, and of a grey image mean, std and shape, else `ports`. The alias moves to this version. `along`:
     further artifacts by name, what search.serve needs besides.
     """
     import mlflow
@@ -57,10 +59,20 @@ def register(
 
     if file.suffix not in RUNTIME:
         raise TrackingError(f"pick: a {file.suffix} file cannot be served; choose another trial, or register=no")
-    signature = ModelSignature(
-        Schema([TensorSpec(np.dtype(np.float32), (-1, *about["shape"]))]),
-        Schema([ColSpec("long", "label"), ColSpec("double", "probability")]),
-    )
+    if "ports" in about:
+        named = {
+            end: [(p["name"], np.dtype(p["dtype"]), _free(p["shape"])) for p in about["ports"][end]] for end in ENDS
+        }
+        signature = ModelSignature(
+            *(Schema([TensorSpec(dtype, shape, name) for name, dtype, shape in named[end]]) for end in ENDS)
+        )
+        example: Any = None
+    else:
+        signature = ModelSignature(
+            Schema([TensorSpec(np.dtype(np.float32), (-1, *about["shape"]))]),
+            Schema([ColSpec("long", "label"), ColSpec("double", "probability")]),
+        )
+        example = np.zeros((2, *about["shape"]), np.float32)
     needed = ["mlflow-skinny", "numpy", "pandas", RUNTIME[file.suffix]]
     with reaching(uri), quiet(), warnings.catch_warnings(), tempfile.TemporaryDirectory() as scratch:
         warnings.simplefilter("ignore")  # it would rather have type hints than the signature it is given
@@ -76,7 +88,7 @@ def register(
                 **{name: str(path.absolute()) for name, path in (along or {}).items()},
             },
             signature=signature,
-            input_example=np.zeros((2, *about["shape"]), np.float32),
+            input_example=example,
             pip_requirements=[f"{name}=={metadata.version(name)}" for name in needed],
         )
         client = MlflowClient(uri)
@@ -87,6 +99,11 @@ def register(
         version = client.create_model_version(study, source, run_id, description=note)
         client.set_registered_model_alias(study, alias, version.version)
     return str(version.version)
+
+
+def _free(shape: Sequence[int | str]) -> tuple[int, ...]:
+    """The shape as MLflow writes it: -1 for a free axis."""
+    return tuple(axis if isinstance(axis, int) else -1 for axis in shape)
 
 
 def aliased(uri: str, study: str, alias: str) -> str:

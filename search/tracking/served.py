@@ -18,7 +18,10 @@ from mlflow.protos.databricks_pb2 import BAD_REQUEST
 
 
 class PickedModel(mlflow.pyfunc.PythonModel):
-    """Images float32 [N, 28, 28], grey values from 0 to 255 -> a row each: `label`, and its softmax `probability`."""
+    """Grey images float32 [N, H, W], values from 0 to 255 -> a row each: `label`, and its softmax `probability`.
+
+    A model of anything else takes its inputs by name, prepared as for training, and gives its outputs by name.
+    """
 
     def load_context(self, context):  # type: ignore[no-untyped-def]
         """Load the file on the runtime its suffix names."""
@@ -26,10 +29,12 @@ class PickedModel(mlflow.pyfunc.PythonModel):
             _answer_clearly(server)
         path = Path(context.artifacts["model"])
         self.about = json.loads(Path(context.artifacts["about"]).read_text())
-        self.logits = _onnx(path) if path.suffix == ".onnx" else _tflite(path)
+        self.run = _onnx(path) if path.suffix == ".onnx" else _tflite(path)
 
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
-        """Labels of the images; raises MlflowException, which is served as a 400, when they are no grey images."""
+        """Labels, or outputs; raises MlflowException, which is served as a 400, for inputs that are not valid."""
+        if "ports" in self.about:
+            return self.outputs(model_input)
         images = np.asarray(model_input, np.float32)
         height, width = self.about["shape"]
         if images.ndim != 3 or images.shape[1:] != (height, width) or not len(images):
@@ -41,10 +46,32 @@ class PickedModel(mlflow.pyfunc.PythonModel):
                 "not scaled: the model does that"
             )
         pixels = (images / 255.0 - self.about["mean"]) / self.about["std"]
-        logits = self.logits(pixels[:, None] if self.about["layout"] == "NCHW" else pixels[..., None])
+        (logits,) = self.run([pixels[:, None] if self.about["layout"] == "NCHW" else pixels[..., None]])
         scores = np.exp(logits - logits.max(axis=1, keepdims=True))
         scores /= scores.sum(axis=1, keepdims=True)
         return pd.DataFrame({"label": scores.argmax(1).astype(np.int64), "probability": scores.max(1).astype(float)})
+
+    def outputs(self, given):  # type: ignore[no-untyped-def]
+        """`{name: array}` of the outputs, from `{name: array}` of the inputs, or the array of the only one."""
+        ports = self.about["ports"]
+        if not isinstance(given, dict):
+            given = {ports["inputs"][0]["name"]: given}
+        names = [port["name"] for port in ports["inputs"]]
+        if set(given) != set(names):
+            raise _invalid(f"inputs: {', '.join(given)} are not valid; send {', '.join(names)}")
+        arrays = []
+        for port in ports["inputs"]:
+            array = np.asarray(given[port["name"]], port["dtype"])
+            if array.ndim != len(port["shape"]):
+                raise _invalid(f"inputs: {port['name']} has {array.ndim} axes; send {port['shape']}")
+            if self.about["layout"] == "NHWC" and port["layout"] == "NCHW":
+                array = np.moveaxis(array, 1, -1)
+            arrays.append(np.ascontiguousarray(array))
+        try:
+            found = self.run(arrays)
+        except Exception as error:
+            raise _invalid(f"inputs: the model cannot take them: {str(error)[:300]}") from None
+        return {port["name"]: array for port, array in zip(ports["outputs"], found, strict=True)}
 
 
 def _invalid(message):  # type: ignore[no-untyped-def]
@@ -77,23 +104,27 @@ def _answer_clearly(server):  # type: ignore[no-untyped-def]
 def _onnx(path):  # type: ignore[no-untyped-def]
     import onnxruntime
 
-    def logits_of(options):  # type: ignore[no-untyped-def]
+    def runner(options):  # type: ignore[no-untyped-def]
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        (given,) = session.get_inputs()
-        session.run(
-            None, {given.name: np.zeros([size if isinstance(size, int) else 1 for size in given.shape], np.float32)}
+        given = session.get_inputs()
+        kinds = {"tensor(int64)": np.int64, "tensor(int32)": np.int32}
+        types = [kinds.get(port.type, np.float32) for port in given]
+        sizes = [[size if isinstance(size, int) else 1 for size in port.shape] for port in given]
+        names = [port.name for port in given]
+        session.run(None, {n: np.zeros(size, kind) for n, size, kind in zip(names, sizes, types, strict=True)})
+        return lambda arrays: session.run(
+            None, {n: np.ascontiguousarray(a, kind) for n, a, kind in zip(names, arrays, types, strict=True)}
         )
-        return lambda pixels: session.run(None, {given.name: np.ascontiguousarray(pixels, np.float32)})[0]
 
     options = onnxruntime.SessionOptions()
     if _saturates_int8():
         options.add_session_config_entry("session.x64quantprecision", "1")
     try:
-        return logits_of(options)
+        return runner(options)
     except (
         Exception
     ):  # the option refuses files in which two DequantizeLinear share a zero point, some at the first run
-        return logits_of(onnxruntime.SessionOptions())
+        return runner(onnxruntime.SessionOptions())
 
 
 def _saturates_int8():  # type: ignore[no-untyped-def]
@@ -106,16 +137,18 @@ def _tflite(path):  # type: ignore[no-untyped-def]
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(str(path))
-    given, gives = interpreter.get_input_details()[0]["index"], interpreter.get_output_details()[0]["index"]
+    given, gives = interpreter.get_input_details(), interpreter.get_output_details()
 
-    def logits(pixels):  # type: ignore[no-untyped-def]
-        interpreter.resize_tensor_input(given, pixels.shape)
+    def run(arrays):  # type: ignore[no-untyped-def]
+        for port, array in zip(given, arrays, strict=True):
+            interpreter.resize_tensor_input(port["index"], array.shape)
         interpreter.allocate_tensors()
-        interpreter.set_tensor(given, np.ascontiguousarray(pixels, np.float32))
+        for port, array in zip(given, arrays, strict=True):
+            interpreter.set_tensor(port["index"], np.ascontiguousarray(array, port["dtype"]))
         interpreter.invoke()
-        return interpreter.get_tensor(gives).copy()
+        return [interpreter.get_tensor(port["index"]).copy() for port in gives]
 
-    return logits
+    return run
 
 
 mlflow.models.set_model(PickedModel())

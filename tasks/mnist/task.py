@@ -20,6 +20,16 @@ MODELS = {"pytorch": ("lenet5", "lenet300", "convnet"), "tensorflow": ("lenet5",
 INPUT = Port("input", ("batch", 1, 28, 28), "float32", "NCHW")
 OUTPUT = Port("logits", ("batch", 10), kind="logits")
 CLASSES = tuple("0123456789")
+SERVING = Serving(
+    "image",
+    {"mode": "L", "size": [28, 28], "resize": [28, 28], "mean": [MEAN], "std": [STD]},
+    "label",
+    CLASSES,
+)
+# The task of a sweep whose record names none: those of version 0.1, which knew no other.
+RECORDED_WITHOUT = TaskInfo(
+    NAME, MODELS, (INPUT,), (OUTPUT,), (ACCURACY,), "", classes=CLASSES, serving=SERVING.to_dict()
+)
 
 
 class Pixels:
@@ -110,8 +120,7 @@ class Mnist:
 
     def serving(self) -> Serving:
         """Grey images of 28 x 28 pixels in 0..255 are scaled and normalized, and answered with a digit."""
-        options = {"mode": "L", "size": [28, 28], "resize": [28, 28], "mean": [MEAN], "std": [STD]}
-        return Serving("image", options, "label", CLASSES)
+        return SERVING
 
     def _folder(self) -> Path | None:
         return Path(self._spec.folder, Path(self._spec.source).expanduser()) if self._spec.source else None
