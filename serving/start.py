@@ -17,6 +17,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -53,6 +54,8 @@ def started(settings: Settings, address: str) -> Iterator[str]:
     from serving.deployment import app
 
     _join(ray, address, own, settings)
+    if own is None and not settings.tracking_uri.startswith("http"):  # the record or folder is on this node's disk
+        settings = replace(settings, address=ray.util.get_node_ip_address())
     name = f"pare-{settings.name}"
     try:
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
