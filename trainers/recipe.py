@@ -14,9 +14,13 @@ from tasks.base import digest_of
 GRANULARITIES = ("none", "unstructured", "block", "n_m", "channel")
 SCHEDULES = ("one_shot", "gradual")
 SCHEMES = ("none", "float16", "dynamic_int8", "static_int8", "qat_int8", "qat_int4")
+SCHEMES += ("weights_int2", "weights_int3", "weights_int4")
+SCORES = ("magnitude", "fisher")
+AUGMENTS = ("none", "affine")
 DISTILLATIONS = ("none", "soft", "hard")
 CLUSTERS = (0, 8, 16, 32)
 TRAINABLE = ("all", "norm_bias_head")
+QAT_RATE = 0.3  # of the fine-tuning's learning rate, where a recipe names none
 # What is pruned and how it is quantized, in words.
 _PRUNED = {"unstructured": "weights", "block": "weight blocks", "channel": "channels"}
 _SCHEMES = {
@@ -25,6 +29,9 @@ _SCHEMES = {
     "static_int8": "int8",
     "qat_int8": "QAT int8",
     "qat_int4": "QAT int4",
+    "weights_int2": "2-bit weights",
+    "weights_int3": "3-bit weights",
+    "weights_int4": "4-bit weights",
 }
 
 
@@ -54,28 +61,54 @@ class Pruning:
 
     `n_m` keeps the 2 largest of 4 neighbouring input weights (sparsity is then 0.5 by construction).
     `gradual` is the cubic ramp of Zhu & Gupta, arXiv:1710.01878, during fine-tuning.
+
+    For `unstructured`: `density` is the share that is kept, another way to say the sparsity, and both are of the dense
+    model's weights; `channels` of each layer are removed first, before any training. `score` fisher is |w| (E g^2)^0.4,
+    g the weight's gradient; `group` raises it by the norms of the weight's row and column to that power, so that whole
+    units die first.
     """
 
     granularity: str = about("none", "what is removed: single weights, blocks of them, 2 of 4, whole channels")
-    sparsity: float = about(0.0, "share of the weights, or of each layer's channels, that is removed: 0 to 0.99")
+    sparsity: float = about(0.0, "share of the weights, or of each layer's channels, that is removed: 0 to 0.9999")
     schedule: str = about("gradual", "one_shot, or gradual: a cubic ramp during fine-tuning")
+    density: float = about(0.0, "share of the weights that is kept, in place of sparsity; 0: by sparsity", later=True)
+    score: str = about("magnitude", "what a weight is worth: magnitude, or fisher: with its gradients", later=True)
+    group: float = about(0.0, "how far weak rows and columns go first: 0 to 1, such as 0.5", later=True)
+    channels: float = about(0.0, "share of each layer's channels that is removed before the weights", later=True)
 
     def __post_init__(self) -> None:
         choice("pruning.granularity", self.granularity, GRANULARITIES)
         choice("pruning.schedule", self.schedule, SCHEDULES)
-        _bound("pruning.sparsity", self.sparsity, 0.0, 0.99)
+        choice("pruning.score", self.score, SCORES)
+        _bound("pruning.sparsity", self.sparsity, 0.0, 0.9999)
+        _bound("pruning.density", self.density, 0.0, 1.0)
+        _bound("pruning.group", self.group, 0.0, 1.0)
+        _bound("pruning.channels", self.channels, 0.0, 0.99)
+
+    @property
+    def scored(self) -> bool:
+        """Whether weights are judged by more than their magnitude over the network as it is."""
+        return self.score != "magnitude" or self.group > 0 or self.channels > 0
 
 
 @dataclass(frozen=True)
 class Quantization:
-    """`scheme`: what weights and activations become; `clusters`: distinct values per weight tensor (0 = off)."""
+    """`scheme`: what weights and activations become; `clusters`: distinct values per weight tensor (0 = off).
 
-    scheme: str = about("none", "number format; static_ and dynamic_ after training, qat_ trained with it")
+    `weights_intN`: weights on one grid for each tensor, 2^N - 1 values, and biases on a finer one; activations float.
+    """
+
+    scheme: str = about("none", "number format; static_, dynamic_ after training; qat_, weights_ trained with it")
     clusters: int = about(0, "distinct values per weight tensor, which makes the file smaller; 0: off")
 
     def __post_init__(self) -> None:
         choice("quantization.scheme", self.scheme, SCHEMES)
         choice("quantization.clusters", self.clusters, CLUSTERS)
+
+    @property
+    def trained(self) -> bool:
+        """Whether the network is trained further in its number format."""
+        return self.scheme.startswith(("qat_", "weights_"))
 
 
 @dataclass(frozen=True)
@@ -104,7 +137,8 @@ class FineTuning:
     Epochs may be a fraction: 0.25 is a complete schedule over a quarter of the training samples. `micro_batch`: the
     gradients of so many samples at once are summed to those of a batch. `weight_decay` is AdamW's, of weight matrices
     alone. `ema`: the model takes the moving average of its weights. `norm_bias_head` leaves all weights as they are but
-    those of norms, biases and the model's head.
+    those of norms, biases and the model's head. `augment: affine` learns from eight moved copies of the images too, and
+    with a teacher from what it says of each.
     """
 
     epochs: float = about(2, "passes over the training split after pruning, or with a teacher; may be a fraction")
@@ -116,6 +150,8 @@ class FineTuning:
     label_smoothing: float = about(0.0, "share of each target given to all classes: 0 to 0.9", later=True)
     ema: float = about(0.0, "decay of a moving average of the weights, such as 0.999; 0: off", later=True)
     trainable: str = about("all", "which parameters are trained: all, or norm_bias_head", later=True)
+    qat_learning_rate: float = about(0.0, "the same for qat_epochs; 0: 0.3 of learning_rate", later=True)
+    augment: str = about("none", "affine: every other batch is of images moved a little", later=True)
 
     def __post_init__(self) -> None:
         for name in ("epochs", "qat_epochs"):  # 2.0 and 2 are one recipe, and have one digest
@@ -129,7 +165,14 @@ class FineTuning:
         _bound("finetuning.weight_decay", self.weight_decay, 0.0, 1.0)
         _bound("finetuning.label_smoothing", self.label_smoothing, 0.0, 0.9)
         _bound("finetuning.ema", self.ema, 0.0, 0.99999)
+        _bound("finetuning.qat_learning_rate", self.qat_learning_rate, 0.0, 10.0)
         choice("finetuning.trainable", self.trainable, TRAINABLE)
+        choice("finetuning.augment", self.augment, AUGMENTS)
+
+    @property
+    def qat_rate(self) -> float:
+        """The learning rate of `qat_epochs`: lower, since the network is nearly where it should be."""
+        return self.qat_learning_rate or QAT_RATE * self.learning_rate
 
 
 @dataclass(frozen=True)
@@ -152,7 +195,7 @@ class Recipe:
     @property
     def seeded(self) -> bool:
         """Whether the seed changes the file: where nothing is trained, every seed gives the same."""
-        return self.trains or self.quantization.scheme.startswith("qat") or self.quantization.clusters > 0
+        return self.trains or self.quantization.trained or self.quantization.clusters > 0
 
     def canonical(self) -> Recipe:
         """The same recipe with every setting that has no effect at its default, so that equal work compares equal."""
@@ -161,7 +204,11 @@ class Recipe:
             pruning = Pruning()
         elif pruning.granularity == "n_m":
             pruning = replace(pruning, sparsity=0.5)
-        qat = self.quantization.scheme.startswith("qat")
+        if pruning.granularity != "unstructured":
+            pruning = replace(pruning, density=0.0, score="magnitude", group=0.0, channels=0.0)
+        elif pruning.density:
+            pruning = replace(pruning, sparsity=min(0.9999, round(1.0 - pruning.density, 10)), density=0.0)
+        qat = self.quantization.trained
         if distillation.kind == "none" or not (self.pruning.granularity != "none" or qat or tuning.epochs):
             distillation = Distillation()
         elif distillation.kind == "hard":
@@ -171,7 +218,7 @@ class Recipe:
         if not trains:
             tuning = replace(tuning, epochs=default.epochs)
         if not qat:
-            tuning = replace(tuning, qat_epochs=default.qat_epochs)
+            tuning = replace(tuning, qat_epochs=default.qat_epochs, qat_learning_rate=0.0)
         if not trains and not qat and not self.quantization.clusters:
             tuning = default
         return replace(self, pruning=pruning, distillation=distillation, finetuning=tuning)

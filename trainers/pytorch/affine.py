@@ -1,4 +1,4 @@
-"""Images turned, scaled, sheared and shifted a little: copies of a training split, made once and learned from often."""
+"""Images turned, scaled, sheared and shifted a little, each by a draw of its own."""
 
 from __future__ import annotations
 
@@ -24,26 +24,31 @@ class Affine:
 
 
 def affine_copy(images: torch.Tensor, seed: int, how: Affine | None = None) -> torch.Tensor:
-    """A copy of `images`, [N, C, H, W] of any number type, each moved by its own draw; the same for the same seed.
+    """A copy of `images`, [N, C, H, W] of any number type, each moved by its own draw; the same for the same seed."""
+    drawn = matrices(len(images), tuple(images.shape[2:]), how or Affine(), seed)
+    parts = zip(images.split(CHUNK), drawn.split(CHUNK), strict=True)
+    return torch.cat([moved(chunk, each) for chunk, each in parts])
+
+
+def moved(images: torch.Tensor, by: torch.Tensor) -> torch.Tensor:
+    """`images`, [B, C, H, W], each moved by its matrix of `by`, float32 [B, 2, 3], in the type and layout they have.
 
     Bilinear; what comes in from outside has the value of the nearest edge. Integer images are rounded.
     """
-    how, generator = how or Affine(), torch.Generator().manual_seed(seed)
-    made = []
-    for chunk in images.split(CHUNK):
-        matrices = _matrices(len(chunk), tuple(images.shape[2:]), how, generator).to(chunk.device)
-        grid = nn.functional.affine_grid(matrices, list(chunk.shape), align_corners=False)
-        moved = nn.functional.grid_sample(chunk.float(), grid, padding_mode="border", align_corners=False)
-        if not chunk.dtype.is_floating_point:
-            bounds = torch.iinfo(chunk.dtype)
-            moved = moved.round().clamp(bounds.min, bounds.max)
-        made.append(moved.to(chunk.dtype))
-    return torch.cat(made)
+    grid = nn.functional.affine_grid(by.to(images.device), list(images.shape), align_corners=False)
+    found = nn.functional.grid_sample(images.float(), grid, padding_mode="border", align_corners=False)
+    if not images.dtype.is_floating_point:
+        bounds = torch.iinfo(images.dtype)
+        found = found.round().clamp(bounds.min, bounds.max)
+    return found.to(images.dtype)
 
 
-def _matrices(count: int, size: tuple[int, ...], how: Affine, generator: torch.Generator) -> torch.Tensor:
-    """float32 [count, 2, 3]: from where in the old image each point of the new one comes, both in -1 to 1."""
-    draw = torch.rand((6, count), generator=generator) * 2 - 1
+def matrices(count: int, size: tuple[int, ...], how: Affine, seed: int) -> torch.Tensor:
+    """float32 [count, 2, 3]: from where in the old image each point of the new one comes, both in -1 to 1.
+
+    `size`: height and width. The same for the same seed, however many images there are to come.
+    """
+    draw = torch.rand((count, 6), generator=torch.Generator().manual_seed(seed)).T * 2 - 1
     turn = draw[0] * math.radians(how.turn)
     across, down = torch.exp(draw[1] * how.scale), torch.exp(draw[2] * how.scale)
     shear, (height, width) = draw[3] * how.shear, size
