@@ -24,8 +24,8 @@ from trainers.pytorch import export, masks, models, quantize, train
 from trainers.pytorch.course import open_course
 from trainers.pytorch.distill import Cached, TrainingLoss
 from trainers.pytorch.onnx_graph import described
-from trainers.pytorch.trainer import QAT_RATE, Trainer
-from trainers.recipe import Distillation, FineTuning, Pruning, Quantization, Recipe, RecipeError
+from trainers.pytorch.trainer import Trainer
+from trainers.recipe import QAT_RATE, Distillation, FineTuning, Pruning, Quantization, Recipe, RecipeError
 
 ROOT = Path(__file__).parents[1]
 SPEC = DenseSpec("pytorch", "lenet300", epochs=2, learning_rate=2e-3, batch_size=50, seed=3)

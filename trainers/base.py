@@ -201,14 +201,18 @@ class Capabilities:
     clusters: tuple[int, ...]
     formats: tuple[str, ...]
     tuning: tuple[str, ...] = ()
+    scores: tuple[str, ...] = ("magnitude",)
 
     def problems(self, recipe: Recipe) -> list[str]:
         """Every reason, in words, why this trainer cannot carry out the recipe; empty when it can."""
-        asked = (
+        asked: list[tuple[str, object, tuple[object, ...]]] = [
             ("pruning.granularity", recipe.pruning.granularity, self.granularities),
             ("quantization.scheme", recipe.quantization.scheme, self.schemes),
             ("quantization.clusters", recipe.quantization.clusters, self.clusters),
-        )
+            ("pruning.score", recipe.pruning.score, self.scores),
+        ]
+        if self.scores == ("magnitude",):
+            asked += [(f"pruning.{name}", getattr(recipe.pruning, name), (0.0,)) for name in ("group", "channels")]
         found = [
             f"{name}: the {recipe.trainer} trainer has no {value!r}; choose from {', '.join(map(str, valid))}"
             for name, value, valid in asked
@@ -312,8 +316,7 @@ def check(recipe: Recipe, info: TaskInfo) -> None:
             f"model: the task {info.name} has no {recipe.model!r} for the {recipe.trainer} trainer; choose from "
             f"{', '.join(models) or 'the models of another trainer'}",
         )
-    trains = recipe.trains or recipe.quantization.scheme.startswith("qat") or recipe.quantization.clusters > 0
-    if trains and not info.trains:
+    if recipe.seeded and not info.trains:
         problems.append(
             f"recipe: {recipe.describe()} trains, and the task {info.name} has no loss or no training data; leave out "
             "pruning, distillation, clusters and qat, or give the task a loss and a training split"

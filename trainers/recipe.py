@@ -13,8 +13,10 @@ from tasks.base import digest_of
 
 GRANULARITIES = ("none", "unstructured", "block", "n_m", "channel")
 SCHEDULES = ("one_shot", "gradual")
-SCHEMES = ("none", "float16", "dynamic_int8", "static_int8", "qat_int8", "qat_int4")
-SCHEMES += ("weights_int2", "weights_int3", "weights_int4")
+SCHEMES = (
+    *("none", "float16", "dynamic_int8", "static_int8", "qat_int8", "qat_int4"),
+    *("weights_int2", "weights_int3", "weights_int4"),
+)
 SCORES = ("magnitude", "fisher")
 AUGMENTS = ("none", "affine")
 DISTILLATIONS = ("none", "soft", "hard")
@@ -271,8 +273,9 @@ class Recipe:
             said.append("2 of 4 weights removed")
         elif self.pruning.granularity != "none":
             what = _PRUNED[self.pruning.granularity]
-            share = f"{100 * self.pruning.sparsity:.0f} %"
-            said.append(f"half the {what} removed" if share == "50 %" else f"{share} of {what} removed")
+            share = percent(self.pruning.sparsity)
+            first = f"{percent(self.pruning.channels)} of channels, then " if self.pruning.channels else ""
+            said.append(f"half the {what} removed" if share == "50 %" else f"{first}{share} of {what} removed")
         if self.quantization.clusters:
             said.append(f"{self.quantization.clusters} clusters")
         if self.quantization.scheme != "none":
@@ -282,6 +285,11 @@ class Recipe:
         elif self.distillation.kind == "hard":
             said.append("hard distillation")
         return ", ".join(said) or "dense fp32"
+
+
+def percent(share: float) -> str:
+    """`62 %`; from 99 % on with two digits more, since what is left counts."""
+    return f"{100 * share:.0f} %" if share < 0.99 else f"{100 * share:.2f} %"
 
 
 def _known(where: str, values: Mapping[str, Any], kind: type) -> None:

@@ -23,6 +23,7 @@ CAPABILITY = {
     "pruning.granularity": "granularities",
     "quantization.scheme": "schemes",
     "quantization.clusters": "clusters",
+    "pruning.score": "scores",
 }
 
 Values = dict[str, Any]
@@ -63,7 +64,9 @@ class SpaceError(ValueError):
 
 
 # Sampled in this order: what decides whether others have an effect comes first.
-DEFAULTS: Values = {"trainer": "pytorch", **Recipe(model="").flat()}
+_FIRST = ("trainer", "model", "pruning.granularity", "pruning.density")
+_ALL: Values = {"trainer": "pytorch", **Recipe(model="").flat()}
+DEFAULTS: Values = {name: _ALL[name] for name in (*_FIRST, *(name for name in _ALL if name not in _FIRST))}
 
 
 def _trains(v: Values) -> bool:
@@ -71,18 +74,28 @@ def _trains(v: Values) -> bool:
 
 
 def _qat(v: Values) -> bool:
-    return bool(str(v["quantization.scheme"]).startswith("qat"))
+    return str(v["quantization.scheme"]).startswith(("qat_", "weights_"))
+
+
+def _unstructured(v: Values) -> bool:
+    return bool(v["pruning.granularity"] == "unstructured")
 
 
 # A field that is absent here always has an effect.
 ACTIVE: dict[str, Callable[[Values], bool]] = {
-    "pruning.sparsity": lambda v: v["pruning.granularity"] not in ("none", "n_m"),
+    "pruning.density": _unstructured,
+    "pruning.sparsity": lambda v: v["pruning.granularity"] not in ("none", "n_m") and not v["pruning.density"],
+    "pruning.score": _unstructured,
+    "pruning.group": _unstructured,
+    "pruning.channels": _unstructured,
     "pruning.schedule": lambda v: v["pruning.granularity"] != "none",
     "distillation.temperature": lambda v: v["distillation.kind"] == "soft",
     "distillation.alpha": lambda v: v["distillation.kind"] != "none",
     "distillation.teacher": lambda v: v["distillation.kind"] != "none",
     "finetuning.epochs": _trains,
     "finetuning.qat_epochs": _qat,
+    "finetuning.qat_learning_rate": _qat,
+    "finetuning.augment": lambda v: _trains(v) or _qat(v) or bool(v["quantization.clusters"]),
     "finetuning.learning_rate": lambda v: _trains(v) or _qat(v) or bool(v["quantization.clusters"]),
     "finetuning.batch_size": lambda v: _trains(v) or _qat(v) or bool(v["quantization.clusters"]),
 }
@@ -129,7 +142,9 @@ class Space:
         problems += [
             f"{name}: the study fixes it at {recipe[name]!r}, not {value!r}"
             for name, value in explicit.items()
-            if name in recipe and name not in {p.split("@")[0] for p in params} and recipe[name] != value
+            if name in recipe
+            and name not in {p.split("@")[0] for p in params}
+            and value not in (recipe[name], self.entries.get(name))
         ]
         if problems:
             raise SpaceError(problems)

@@ -16,7 +16,10 @@ from tasks.mnist.data import MEAN, STD, DataSet, Split, normalized
 
 NAME = "mnist"
 # Trainer -> the networks of tasks/mnist/{pytorch,tensorflow}.py, which import a framework and cannot be asked here.
-MODELS = {"pytorch": ("lenet5", "lenet300", "convnet"), "tensorflow": ("lenet5", "lenet300", "convnet", "mlp128")}
+MODELS = {
+    "pytorch": ("lenet5", "lenet300", "convnet", "teacher"),
+    "tensorflow": ("lenet5", "lenet300", "convnet", "mlp128"),
+}
 INPUT = Port("input", ("batch", 1, 28, 28), "float32", "NCHW")
 OUTPUT = Port("logits", ("batch", 10), kind="logits")
 CLASSES = tuple("0123456789")

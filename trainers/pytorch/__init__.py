@@ -10,8 +10,15 @@ for _name in ("torchao", "torch.utils._pytree"):
 
 CAPABILITIES = Capabilities(
     granularities=("none", "unstructured", "n_m", "channel"),
-    schemes=("none", "dynamic_int8", "static_int8", "qat_int8", "qat_int4"),
+    schemes=(
+        *("none", "dynamic_int8", "static_int8", "qat_int8", "qat_int4"),
+        *("weights_int2", "weights_int3", "weights_int4"),
+    ),
     clusters=(0,),
     formats=("onnx", "pt2"),
-    tuning=("micro_batch", "weight_decay", "label_smoothing", "ema", "trainable"),
+    tuning=(
+        *("micro_batch", "weight_decay", "label_smoothing", "ema", "trainable"),
+        *("qat_learning_rate", "augment"),
+    ),
+    scores=("magnitude", "fisher"),
 )

@@ -1,4 +1,4 @@
-"""Unstructured pruning to few weights: by a score that knows the loss, tightened often, with whole units dying first."""
+"""Unstructured pruning to few weights: by a score that knows the loss, tightened often; whole units may die first."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from torch import nn
 
 from trainers.base import TrainingError
 from trainers.pytorch import density, scores
-from trainers.pytorch.prune import HeldMasks, MaskedPruning, Masks, _due
+from trainers.pytorch.masks import HeldMasks, MaskedPruning, Masks
+from trainers.pytorch.ramp import due
 from trainers.recipe import Pruning
 
 MASK_UPDATES = 150  # along the ramp: at 1 % a step of 60 would drop what was about to matter
@@ -22,6 +23,7 @@ class ScoredPruning(MaskedPruning):
     def __init__(self, model: nn.Module, pruning: Pruning, total: int) -> None:
         super().__init__(model, pruning)
         left = sum(weight.numel() for weight in self.weights.values())
+        self.total = total
         self.final = min(1.0, (1.0 - pruning.sparsity) * total / left)
         self.optimizer: torch.optim.Optimizer | None = None
 
@@ -31,7 +33,7 @@ class ScoredPruning(MaskedPruning):
 
     def before_step(self, step: int, steps: int) -> bool:
         """New masks when it is time for them; never replaces a parameter."""
-        progress = _due(self.pruning, step, steps, MASK_UPDATES)
+        progress = due(self.pruning, step, steps, MASK_UPDATES)
         if progress is not None:
             self._mask(progress)
         return False

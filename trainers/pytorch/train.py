@@ -27,7 +27,10 @@ WATCHED_S = 5.0  # or so many seconds, where batches are slow
 
 
 class Constraint(Protocol):
-    """What pruning does to a network while it trains."""
+    """What pruning does to a network while it trains.
+
+    Optional: `optimized_by(optimizer)`, told of the optimizer and of each that takes its place.
+    """
 
     def before_step(self, step: int, steps: int) -> bool:
         """Tighten to where step `step` of `steps` should be; True when parameters were replaced by smaller ones."""
@@ -99,6 +102,8 @@ class _Run:
         own: Callable[[nn.Module, float], torch.optim.Optimizer] | None
         own = getattr(self.loss_of.program, "optimizer", None)
         made = own(self.model, self.plan.learning_rate) if own else _adam(self.model, self.plan)
+        if (told := getattr(self.constraint, "optimized_by", None)) is not None:
+            told(made)
         for group in made.param_groups:
             group["initial_lr"] = group["lr"]
         return made

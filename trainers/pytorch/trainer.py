@@ -16,6 +16,7 @@ from trainers import base
 from trainers.base import CACHED_BYTES, COMPARED_BYTES, COMPARED_ROWS, Compressed, Dense, DenseSpec, Job, Teacher
 from trainers.pytorch import models, quantize
 from trainers.pytorch.channels import ChannelPruning
+from trainers.pytorch.copies import lectures, with_copies
 from trainers.pytorch.course import Course, open_course
 from trainers.pytorch.device import device_of
 from trainers.pytorch.distill import TrainingLoss, lecture_of
@@ -24,14 +25,15 @@ from trainers.pytorch.masks import HeldMasks, MaskedPruning, Masks, coverage, ma
 from trainers.pytorch.post_training import dynamic_int8
 from trainers.pytorch.program import TorchProgram
 from trainers.pytorch.recover import reestimate
+from trainers.pytorch.sparse import ScoredPruning
 from trainers.pytorch.train import Constraint, Plan, fit
-from trainers.recipe import Recipe, RecipeError
+from trainers.pytorch.weights_only import settle, shrink
+from trainers.recipe import Pruning, Recipe, RecipeError
 from trainers.stages import numbered, timed
 
 WEIGHTS = "weights.safetensors"
 PACKAGES = ("torch", "torchao", "torch-pruning", "onnx", "onnxscript", "onnxruntime")
 STATISTICS_ROWS, STATISTICS_AT_ONCE = 4000, 500  # for batch norm
-QAT_RATE = 0.3  # of the fine-tuning's learning rate: the network is nearly where it should be
 
 
 @dataclass
@@ -149,16 +151,30 @@ def _begin(
     lecture = None
     if recipe.distillation.kind != "none" and teacher is not None:
         network = None
-        if teacher.outputs is None and teacher.dense is not None:
+        affine = recipe.finetuning.augment == "affine"
+        if (teacher.outputs is None or affine) and teacher.dense is not None:
             network = program.build(teacher.dense.spec.model)
             network = _placed(models.load(network, teacher.dense.folder / WEIGHTS), device)
+        if affine and teacher.outputs is not None:
+            teacher = _with_copies(course, teacher, network)
         lecture = lecture_of(teacher, job, device, network)
+    if recipe.finetuning.augment == "affine":
+        course = with_copies(course)
     smoothing = recipe.finetuning.label_smoothing
     loss = TrainingLoss(program, course.info.outputs, recipe.distillation, lecture, smoothing)
     trial = _Trial(recipe, course, program, loss, model)
     if recipe.finetuning.trainable == "norm_bias_head":
         trial.frozen = models.weights_to_freeze(model, program.keep(model))
     return trial
+
+
+def _with_copies(course: Course, teacher: Teacher, network: nn.Module | None) -> Teacher:
+    """The teacher with what it says of the moved copies too."""
+    if network is None or teacher.dense is None or teacher.dense.spec.trainer != "pytorch":
+        raise RecipeError(
+            "finetuning.augment: affine needs a teacher of the pytorch trainer, which can be asked about moved images"
+        )
+    return Teacher(lectures(course, network, teacher.dense.folder))
 
 
 def _placed(model: nn.Module, device: torch.device) -> nn.Module:
@@ -168,8 +184,9 @@ def _placed(model: nn.Module, device: torch.device) -> nn.Module:
 def _prune(trial: _Trial) -> None:
     """Prune, fine-tune where the recipe trains; leaves the model in eval mode."""
     recipe, pruning = trial.recipe, trial.recipe.pruning
-    masked = MaskedPruning(trial.model, pruning) if pruning.granularity in ("unstructured", "n_m") else None
-    narrowing = None
+    masked, narrowing = None, None
+    if pruning.granularity in ("unstructured", "n_m"):
+        masked = _masked(trial)
     if pruning.granularity == "channel":
         example, keep = trial.course.samples(2)[0], trial.program.keep(trial.model)
         narrowing = ChannelPruning(trial.model, pruning, example, keep)
@@ -179,7 +196,7 @@ def _prune(trial: _Trial) -> None:
         trial.fit("fine-tune", tuning.epochs, tuning.learning_rate, masked or narrowing)
     if masked is not None:
         trial.masks = masked.finish()
-        trial.pruned = sparsity(masked.weights)
+        trial.pruned = sparsity(masked.weights, masked.total if isinstance(masked, ScoredPruning) else None)
         trial.course.note(coverage(trial.model).describe())
     if narrowing is not None:
         trial.pruned = narrowing.finish()
@@ -188,10 +205,32 @@ def _prune(trial: _Trial) -> None:
     trial.model.eval()
 
 
+def _masked(trial: _Trial) -> MaskedPruning:
+    """What sets weights to zero; the channels that the recipe removes before are removed here, at once."""
+    pruning = trial.recipe.pruning
+    if not pruning.scored:
+        return MaskedPruning(trial.model, pruning)
+    total = sum(weight.numel() for weight in maskable(trial.model).values())
+    if pruning.channels:
+        example, keep = trial.course.samples(2)[0], trial.program.keep(trial.model)
+        narrowing = ChannelPruning(trial.model, Pruning("channel", pruning.channels, "one_shot"), example, keep)
+        narrowing.finish()
+        trial.course.note(narrowing.coverage().describe())
+        reestimate(trial.model, trial.course.samples(STATISTICS_ROWS, STATISTICS_AT_ONCE))
+    return ScoredPruning(trial.model, pruning, total)
+
+
 def _quantize(trial: _Trial) -> None:
     """Make the network an integer one where the scheme asks for it."""
     scheme, tuning = trial.recipe.quantization.scheme, trial.recipe.finetuning
     if scheme in ("none", "dynamic_int8"):
+        return
+    if scheme.startswith("weights_"):
+        trial.model.train()
+        settle(
+            trial.model, scheme, trial.masks, lambda held: trial.fit("qat", tuning.qat_epochs, tuning.qat_rate, held)
+        )
+        trial.model.eval()
         return
     trial.weights = set(maskable(trial.model))
     with trial.stage("quantize"):
@@ -200,7 +239,7 @@ def _quantize(trial: _Trial) -> None:
     if scheme.startswith("qat"):
         quantize.unfreeze(trial.model)
         held = HeldMasks(trial.model, trial.masks)
-        trial.fit("qat", tuning.qat_epochs, QAT_RATE * tuning.learning_rate, held)
+        trial.fit("qat", tuning.qat_epochs, tuning.qat_rate, held)
         quantize.freeze(trial.model, calibration[0])
 
 
@@ -221,4 +260,6 @@ def _write(trial: _Trial, file: Path, versions: dict[str, str]) -> dict[str, tor
     export(model, trial.course.samples(2)[0], file, about, info.inputs, info.outputs)
     if trial.recipe.quantization.scheme == "dynamic_int8":
         dynamic_int8(file)
+    if trial.recipe.quantization.scheme.startswith("weights_") and file.suffix == ".onnx":
+        shrink(file)
     return weights

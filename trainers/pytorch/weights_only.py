@@ -1,20 +1,29 @@
-"""The stage in which a pruned network's weights settle on few integers, one step for each tensor; activations stay float."""
+"""The stage in which a network's weights settle on few integers, one step for each tensor; activations stay float."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 
+import onnx
 from torch import nn
 
+from packing.graph.smaller import smaller
 from trainers.pytorch import grid
-from trainers.pytorch.models import prunable
-from trainers.pytorch.prune import HeldMasks, Masks
+from trainers.pytorch.masks import HeldMasks, Masks, maskable
 
 
 def parameters_of(model: nn.Module) -> list[str]:
-    """Names of the weights and biases of every layer whose weight may be pruned."""
-    layers = {name: layer for name, layer in prunable(model).items()}
-    return [f"{name}.{part}" for name, layer in layers.items() for part, _ in layer.named_parameters(recurse=False)]
+    """Names of the matrices and kernels that masks reach, recurrent layers' apart, and of the biases beside them."""
+    found = []
+    for name in maskable(model):
+        owner, _, attribute = name.rpartition(".")
+        module = model.get_submodule(owner)
+        if not isinstance(module, (nn.RNNBase, nn.RNNCellBase)):  # they keep their weights in lists of their own
+            bias = attribute.replace("weight", "bias")
+            found += [name] + [f"{owner}.{bias}"] * (getattr(module, bias, None) is not None)
+    return found
 
 
 def settle(model: nn.Module, scheme: str, masks: Masks, fit: Callable[[HeldMasks], None]) -> None:
@@ -34,3 +43,13 @@ def inner(name: str) -> str:
     """Where the parameter `name` lies while it is on a grid."""
     owner, _, attribute = name.rpartition(".")
     return f"{owner}.parametrizations.{attribute}.original"
+
+
+def shrink(file: Path) -> None:
+    """Replace the ONNX file by a smaller one that computes the same; what it said of itself goes into NAME.json.
+
+    Units that are dead go; constants stay where they would move a bias off its grid.
+    """
+    made, about = smaller(onnx.load(file), fold=False)
+    file.write_bytes(made.SerializeToString())
+    file.with_suffix(".json").write_text(json.dumps(about, indent=1, sort_keys=True) + "\n")
