@@ -4,28 +4,42 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 from rich.table import Table
 
 from search import terminal
-from search.command import UsageError, command, needs_study, settings
+from search.command import ROOT, STUDY, SWEEP, Setting, Usage, UsageError, command, needs_study
 from search.front import summary as summaries
 from search.front.comparison import Comparison, compare
+from search.front.summary import Summary
 from search.front.wording import said
 
-HELP = """\
-Compare the fronts of two sweeps of a study.
-
-  python -m search.compare study=NAME [sweep=OLDER sweep=NEWER] [out=FILE.html|FILE.png] [root=mlruns]
-
-  sweep  twice, the older first; the last two if left out
-  out    a file for both fronts in one chart
-
-A part of the front has moved only where the intervals say so: a point beats another when its interval lies wholly on
-the better side in one objective and wholly on the worse side in none. Latencies are compared as ratios to each sweep's
-own dense baseline. Ends with exit code 0, also when the newer is worse.
-"""
+HELP = Usage(
+    "search.compare",
+    "Compare the fronts of two sweeps of a study: what moved beyond noise, and beyond the luck of a search.",
+    "study=NAME [sweep=OLDER sweep=NEWER] [SETTING=VALUE ...]",
+    {
+        "Settings": (
+            STUDY,
+            replace(SWEEP, about="twice, the older first; the last two if left out"),
+            Setting("out", "a file for both fronts in one chart", "", "FILE.html|FILE.png"),
+            ROOT,
+        )
+    },
+    (
+        ("study=mnist_prune", "the last two sweeps"),
+        ("study=mnist_prune sweep=mnist_prune-001 sweep=mnist_prune-003 out=both.html", "two of them, in a chart too"),
+    ),
+    (
+        "A sweep is better or worse where a recipe that both tried has surely other figures, its interval all on one "
+        "side, or where the volume that the front dominates differs by more than two unchanged searches do. Latencies "
+        "are compared as ratios to each sweep's own dense model. Sweeps that are not confirmed cannot be compared.",
+        "Ends with exit code 0, also when the newer is worse.",
+    ),
+)
 
 
 def table(found: Comparison) -> Table:
@@ -50,20 +64,33 @@ def table(found: Comparison) -> Table:
 
 
 def moved(found: Comparison) -> list[str]:
-    """One line for every point that moved beyond noise."""
-    lines, metrics = [], found.older.metrics
-    for rows, sweep, sign in ((found.gained, found.newer, "+"), (found.lost, found.older, "-")):
-        for _, row in rows.iterrows():
-            names = dict.fromkeys([*found.older.objectives, "latency_ratio"])
-            figures = ", ".join(f"{metrics[n].phrase} {said(metrics, row, n)}" for n in names if n in row)
-            lines.append(f"{sign} trial {row['number']} of {sweep.sweep}, {row['words']}: {figures}")
+    """One line for every recipe and every point that moved, what that means, and what differs in the settings."""
+    lines = []
+    if not found.doubt:
+        lines += _listed(found, found.better, found.newer, "+", "same recipe, better")
+        lines += _listed(found, found.worse, found.newer, "-", "same recipe, worse")
+        lines += _listed(found, found.gained, found.newer, "+", "beats a point of the older front")
+        lines += _listed(found, found.lost, found.older, "-", "beats a point of the newer front")
+    if found.luck is not None:
+        lines.append(f"Unchanged searches of so many trials differ in hypervolume by up to {found.luck:.3g}.")
+        if len(found.gained) + len(found.lost) and not any(found.moved):
+            lines.append("So the points above may be luck: each search finds others.")
+    return lines + [f"Setting differs: {each}" for each in found.settings]
+
+
+def _listed(found: Comparison, rows: pd.DataFrame, sweep: Summary, sign: str, why: str) -> list[str]:
+    names, metrics = dict.fromkeys([*found.older.objectives, "latency_ratio"]), found.older.metrics
+    lines = []
+    for _, row in rows.iterrows():
+        figures = ", ".join(f"{metrics[n].phrase} {said(metrics, row, n)}" for n in names if n in row)
+        lines.append(f"{sign} trial {row['number']} of {sweep.sweep}, {row['words']}: {figures} ({why})")
     return lines
 
 
 def arguments(words: Sequence[str]) -> tuple[str, list[str], Path, Path | None]:
     """(study, sweeps, root, file for the chart); raises UsageError."""
     sweeps = [word.partition("=")[2] for word in words if word.startswith("sweep=")]
-    asked = settings(words, {"study": "", "sweep": "", "out": "", "root": "mlruns"})
+    asked = HELP.read(words)
     needs_study(asked)
     if len(sweeps) not in (0, 2):
         raise UsageError(f"sweep: {len(sweeps)} given; name two, the older first, or none for the last two")

@@ -75,6 +75,10 @@ class Summary:
         """The rows whose recipes were trained again with fresh seeds."""
         return self.trials[self.trials["confirmed"].isin(("front", "behind"))]
 
+    def promised(self, names: list[str]) -> np.ndarray:
+        """float64 [trials, names] as the search found them; NaN for those that count for nothing."""
+        return _judged(_promised(self.trials), names)
+
     def counts(self) -> dict[str, int]:
         """Trials by what came of them; a trial is counted once under complete, infeasible or failed."""
         measured = self.complete

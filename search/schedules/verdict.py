@@ -53,7 +53,7 @@ def judge(root: Path, history: History, run: Run, against: str) -> tuple[str, bo
         found = comparison.compare(summary.read(root, study, before), newer)
     except (UsageError, TrackingError) as error:
         return f"not compared: {error}", False, newer, None
-    return found.verdict, bool(len(found.lost)), newer, found
+    return found.verdict, found.moved[1], newer, found
 
 
 def _before(root: Path, history: History, run: Run, study: str) -> str | None:

@@ -249,7 +249,8 @@ class Tracking:
         return table
 
     def about(self, sweep: str) -> dict[str, Any]:
-        """The sweep itself: run_id, status, start_ms, end_ms, tags, metrics, objectives, reference (None without)."""
+        """The sweep itself: run_id, status, start_ms, end_ms, tags, metrics, objectives, reference (None without),
+        settings: the study's, flat."""
         with reaching(self.uri):
             run = self._needed(sweep)
         tags = run.data.tags
@@ -262,6 +263,7 @@ class Tracking:
             "objectives": json.loads(tags.get("pare.objectives", "null")),
             "reference": json.loads(tags.get("pare.reference_point", "null")),
             "metrics": Metrics.from_json(tags.get(KEY)),
+            "settings": dict(run.data.params),
         }
 
     def finish_sweep(self, sweep: str, outcome: Outcome) -> None:
