@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from contextlib import suppress
 from types import ModuleType
 from typing import Any
 
@@ -30,3 +31,19 @@ def import_torchvision() -> ModuleType:
     library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     _schemas.append(library)
     return importlib.import_module("torchvision")
+
+
+def one_thread(tensorflow: ModuleType) -> None:
+    """TensorFlow on one thread, in this process and for good; to be called right after its first import.
+
+    It takes the number once, and the number decides the order of sums: what two threads make is not what one makes.
+    Where a user's own code has used TensorFlow before, its number stays: equal recipes may then differ in last digits.
+    """
+    threading = tensorflow.config.threading
+    for read, write in (
+        (threading.get_intra_op_parallelism_threads, threading.set_intra_op_parallelism_threads),
+        (threading.get_inter_op_parallelism_threads, threading.set_inter_op_parallelism_threads),
+    ):
+        if read() != 1:
+            with suppress(RuntimeError):
+                write(1)

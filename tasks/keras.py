@@ -12,6 +12,7 @@ from tasks import keras_files, scorers  # keras_files first: it says which Keras
 from tasks.address import nearest
 from tasks.base import Arrays, Metric, Port, Scorer, Serving, Task, TaskError
 from tasks.bench import Bench, instance, kind_of
+from tasks.imports import one_thread
 from tasks.own import Parts, takes_targets
 from tasks.ports import Form
 from tasks.sources import Wants
@@ -21,6 +22,8 @@ from tasks.user_code import guarded
 # isort: split
 import tensorflow as tf
 import tf_keras
+
+one_thread(tf)
 
 LOSSES: dict[str, Callable[[Any, Any], Any]] = {
     "mse": lambda target, output: tf.reduce_mean(tf.square(output - target)),

@@ -20,6 +20,7 @@ import tensorflow_model_optimization as tfmot
 import tf_keras
 from tensorflow.python.framework.ops import gradient_registry
 
+from tasks.imports import one_thread
 from trainers import base
 from trainers.base import CACHED_BYTES, COMPARED_BYTES, COMPARED_ROWS, Compressed, Dense, DenseSpec, Job, Teacher
 from trainers.recipe import Recipe, RecipeError
@@ -32,10 +33,8 @@ from trainers.tensorflow.narrow import Narrowing, narrow, removed
 from trainers.tensorflow.program import KerasProgram
 from trainers.tensorflow.train import Plan, train
 
-# TensorFlow takes the number of threads once per process, and it decides the order of sums: what two threads make
-# is not what one makes. A worker serves jobs that allow different numbers, so it is one for all, whatever they allow.
-tf.config.threading.set_intra_op_parallelism_threads(1)
-tf.config.threading.set_inter_op_parallelism_threads(1)
+# A worker serves jobs that allow different numbers of threads, so it is one for all, whatever they allow.
+one_thread(tf)
 
 WEIGHTS = "weights.safetensors"
 DEVICES = ("auto", "cpu", "cuda")
