@@ -103,7 +103,7 @@ class Conductor:
         await self._switch(key, back=True)
         label = self._label()
         await asyncio.to_thread(self._source.point, label)
-        if self._settings.tracking_uri:
+        if not self._settings.model:
             self._seen = label
         return {"version": label}
 

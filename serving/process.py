@@ -206,7 +206,7 @@ def array(value: Any, port: Mapping[str, Any]) -> np.ndarray:
 
 def check_shape(port: Mapping[str, Any], shape: tuple[int, ...]) -> None:
     """Raise RequestError where the shape does not fit the port's, or is empty."""
-    wanted = tuple(port["shape"])
+    wanted = port["shape"]
     fits = len(shape) == len(wanted) and all(isinstance(w, str) or w == s for w, s in zip(wanted, shape, strict=True))
     if not fits or 0 in shape:
         said = ", ".join(map(str, wanted))

@@ -25,6 +25,7 @@ DATATYPES = {
     "FP64": "float64",
 }
 NAMES = {dtype: name for name, dtype in DATATYPES.items()}
+_NAME_OF = {np.dtype(dtype): name for name, dtype in DATATYPES.items()}  # a dtype's own .name takes 10 µs
 HEADER = "inference-header-content-length"
 EXTENSIONS = ["classification", "binary_tensor_data"]
 JSON, BINARY = "application/json", "application/octet-stream"
@@ -211,7 +212,7 @@ def _tensor(wanted: Wanted, values: np.ndarray, classes: Sequence[str]) -> tuple
             return {"name": wanted.name, "datatype": datatype, "shape": shape, "data": texts}, []
         raw = b"".join(len(each).to_bytes(4, "little") + each for each in (text.encode() for text in texts))
     else:
-        shape, datatype = list(values.shape), NAMES[values.dtype.name]
+        shape, datatype = list(values.shape), _NAME_OF[values.dtype]
         if not wanted.binary:
             return {"name": wanted.name, "datatype": datatype, "shape": shape, "data": _listed(values)}, []
         raw = values.tobytes()

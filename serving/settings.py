@@ -14,7 +14,8 @@ LOOPBACK = ("127.", "::1", "localhost")
 class Settings:
     """The application's arguments.
 
-    `model`: a folder as search.pick leaves it, or empty: then `study`@`alias` of MLflow's registry at `tracking_uri`.
+    `model`: a folder as search.pick leaves it, or empty: then `name`@`alias` of MLflow's registry at `tracking_uri`, or
+    at the environment's MLFLOW_TRACKING_URI.
     `host`: where replicas listen, `node` for each node's own address; `address`: of the node whose disk holds the model
     (the registry or folder is read there; "" for any). `replicas`: listening processes; 0: as many as there are CPUs.
     `parts`: pieces of an ONNX graph, each a deployment; `max_part_mb`: as many as keep each below. `p99_ms`: None lets

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from pathlib import Path
 from typing import Protocol
@@ -80,7 +81,12 @@ class FolderSource:
 
 
 def of(settings: Settings) -> Source:
-    """The source that the settings name."""
+    """The source that the settings name; raises PackageError where they name none."""
     if settings.model:
         return FolderSource(Path(settings.model))
-    return RegistrySource(settings.tracking_uri, settings.name, settings.alias)
+    uri = settings.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI", "")
+    if not uri:
+        raise PackageError(
+            "tracking_uri: missing; name the registry's address, or set MLFLOW_TRACKING_URI, or name model"
+        )
+    return RegistrySource(uri, settings.name, settings.alias)

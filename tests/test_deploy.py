@@ -20,6 +20,8 @@ from hydra import initialize_config_dir
 
 from search.run import EXPERIMENTS
 from search.study import compose, config
+from serving import metrics
+from serving.settings import Settings
 
 DEPLOY = Path(__file__).parent.parent / "deploy"
 KUBERNETES = sorted((DEPLOY / "kubernetes").glob("*.yaml"))
@@ -29,6 +31,8 @@ KINDS = {
     "PersistentVolumeClaim": "v1",
     "CronJob": "batch/v1",
     "RayJob": "ray.io/v1",
+    "RayService": "ray.io/v1",
+    "Service": "v1",
 }
 
 
@@ -124,7 +128,7 @@ def test_what_a_pod_names_is_there() -> None:
 
 def test_secrets_stand_in_the_secret_alone() -> None:
     keys = set(of_kind("Secret")["stringData"])
-    assert keys == {"PARE_STORAGE_URL", "MLFLOW_TRACKING_URI"}
+    assert keys == {"PARE_STORAGE_URL", "MLFLOW_TRACKING_URI", "PARE_SERVE_TOKEN"}
     for path in sorted(DEPLOY.rglob("*")):
         if path.is_file() and path.name != "secret.yaml":
             lines = [line for line in path.read_text().splitlines() if "://" in line and "@" in line]
@@ -143,6 +147,35 @@ def test_the_ray_job_runs_a_sweep_that_our_command_line_takes() -> None:
     import ray
 
     assert job["rayClusterSpec"]["rayVersion"] == ray.__version__
+
+
+def test_the_ray_service_names_our_application_with_arguments_that_it_takes() -> None:
+    import ray
+    from ray.serve.schema import ServeDeploySchema
+
+    service = of_kind("RayService")["spec"]
+    (application,) = ServeDeploySchema.model_validate(yaml.safe_load(service["serveConfigV2"])).applications
+    assert application.import_path == "serving.deployment:app"
+    settings = Settings.from_dict(application.args["args"])
+    assert settings.open_to_others
+    cluster = service["rayClusterConfig"]
+    assert cluster["rayVersion"] == ray.__version__
+    (group,) = cluster["workerGroupSpecs"]
+    (container,) = group["template"]["spec"]["containers"]
+    assert group["replicas"] == settings.replicas
+    assert float(container["resources"]["limits"]["cpu"]) == settings.num_cpus
+    (port,) = container["ports"]
+    assert port["containerPort"] == settings.port
+    assert of_kind("Service")["spec"]["selector"] == group["template"]["metadata"]["labels"]
+
+
+def test_the_dashboard_asks_for_metrics_that_there_are() -> None:
+    text = (DEPLOY / "grafana" / "serving.json").read_text()
+    board = json.loads(text)
+    asked = set(re.findall(r"pare_\w+", text))
+    exposed = set(re.findall(r"# TYPE (pare_\w+)", metrics.text("m", {})))
+    assert {re.sub("_bucket$", "", name) for name in asked} == exposed
+    assert len({panel["id"] for panel in board["panels"]}) == len(board["panels"]) >= 8
 
 
 @pytest.mark.skipif(not (DEPLOY.parent / "search" / "schedule.py").is_file(), reason="no schedules here")
@@ -167,16 +200,19 @@ def test_the_cron_job_triggers_a_schedule_that_is_valid(tmp_path: Path) -> None:
 def test_the_readme_names_every_file_and_no_other() -> None:
     text = (DEPLOY / "README.md").read_text()
     linked = set(re.findall(r"\]\((?!http)([^)]+)\)", text)) - {"systemd/README.md"}
-    assert linked == {p.relative_to(DEPLOY).as_posix() for p in [*DEPLOY.glob("*[!d]"), *KUBERNETES] if p.is_file()}
+    assert linked == {
+        p.relative_to(DEPLOY).as_posix()
+        for p in [*DEPLOY.glob("*[!d]"), *DEPLOY.glob("grafana/*"), *KUBERNETES]
+        if p.is_file()
+    }
 
 
 def test_the_image_installs_what_the_project_names() -> None:
     lines = (DEPLOY / "Dockerfile").read_text().replace("\\\n", " ").splitlines()
     copied = [word for line in lines if line.startswith("COPY") for word in line.split()[1:-1]]
     assert all((DEPLOY.parent / name).exists() for name in copied)
-    assert {"search", "tasks", "trainers", "runtimes", "experiments", "pyproject.toml", "constraints.txt"} <= set(
-        copied
-    )
+    rooms = {"search", "tasks", "trainers", "runtimes", "packing", "serving", "pare", "experiments"}
+    assert rooms | {"pyproject.toml", "constraints.txt"} <= set(copied)
     torch = next(
         line for line in (DEPLOY.parent / "constraints.txt").read_text().splitlines() if line.startswith("torch==")
     )

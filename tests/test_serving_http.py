@@ -7,7 +7,10 @@ import gzip
 import http.client
 import io
 import json
+import shlex
+import shutil
 import socket
+import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -40,6 +43,7 @@ DIGITS = {
     "classes": [f"digit {i}" for i in range(10)],
 }
 LIMIT = 1024 * 1024
+ROOT = Path(__file__).parent.parent
 
 
 class Served:
@@ -376,3 +380,25 @@ def test_metrics_and_access_log_count_what_happened(served: Served) -> None:
     lines = (served.folder / "access.log").read_text().splitlines()
     assert any('"POST /v2/models/m/infer" 200' in line and " 1 hit " in line for line in lines)
     assert any('"POST /v2/models/m/infer" 200' in line and " 1 2 " in line for line in lines)
+
+
+CURL = [line for line in (ROOT / "docs" / "production.md").read_text().splitlines() if line.startswith("curl -s ")]
+
+
+@pytest.mark.parametrize("line", CURL)
+def test_the_curl_commands_of_the_page_are_answered(line: str, served: Served, tmp_path: Path) -> None:
+    if shutil.which("curl") is None:
+        pytest.skip("curl is not installed")
+    (tmp_path / "picture.png").write_bytes(picture())
+    (tmp_path / "request.json").write_bytes(request(inputs(30)))
+    written = line.replace(":8000/", f":{served.port}/").replace("/models/mnist_prune", "/models/m")
+    done = subprocess.run(
+        [*shlex.split(written), "-w", "\\n%{http_code}"], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    answer, _, status = done.stdout.rpartition("\n")
+    assert status == "200", done.stdout
+    assert "pare_requests_total" in answer if "/metrics" in line else json.loads(answer)
+
+
+def test_the_page_names_a_command_for_each_kind_of_request() -> None:
+    assert len(CURL) >= 9
