@@ -29,8 +29,12 @@ class _Blocks:
         self._of_matrix: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]] = pruning._maybe_update_block_mask
 
     def __call__(self, kernel: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        threshold, mask = self._of_matrix(tf.reshape(kernel, (-1, kernel.shape[-1])))
-        return threshold, tf.reshape(mask, kernel.shape)
+        matrix = tf.reshape(kernel, (-1, kernel.shape[-1]))
+        rows, columns = matrix.shape
+        # TF-MOT takes a matrix of one row or column for a vector, and refuses it: double it.
+        twice = tf.tile(matrix, (2 if rows == 1 else 1, 2 if columns == 1 else 1))
+        threshold, mask = self._of_matrix(twice)
+        return threshold, tf.reshape(mask[:rows, :columns], kernel.shape)
 
 
 class _BlockWrapper(pruning_wrapper.PruneLowMagnitude):

@@ -56,6 +56,7 @@ def fake_quantized(model: tf_keras.Model, sparse: bool, clusters: int) -> tuple[
     else:
         scheme = tfmot.quantization.keras.default_8bit.Default8BitQuantizeScheme()
     floats = _left_float(model)
+    _check_support(scheme)
     try:
         annotated = _annotated(model, floats)
         return tfmot.quantization.keras.quantize_apply(annotated, scheme), floats
@@ -63,6 +64,14 @@ def fake_quantized(model: tf_keras.Model, sparse: bool, clusters: int) -> tuple[
         raise RecipeError(
             f"quantization.scheme: qat_int8: TF-MOT cannot quantize this model: {_first(problem)}; choose static_int8"
         ) from problem
+
+
+def _check_support(scheme: Any) -> None:
+    """Let the scheme's registry say the truth: those that keep zeros or clusters claim layers that they then refuse."""
+    asked, default = scheme.get_quantize_registry(), registry.Default8BitQuantizeRegistry()
+    claims = asked.supports
+    asked.supports = lambda layer: default.supports(layer) and claims(layer)
+    scheme.get_quantize_registry = lambda: asked
 
 
 def _annotated(model: tf_keras.Model, floats: list[str]) -> tf_keras.Model:

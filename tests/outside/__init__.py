@@ -1,0 +1,1 @@
+"""A trainer as another package would bring it."""
