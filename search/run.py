@@ -64,7 +64,14 @@ def carry_out(config: Config, stop: Stop | None = None) -> tuple[str, Listing]:
             executor, config = None, with_code(config)
         names = functools.partial(recorded, config.root, config.study.name, url)
         sweep = Sweep.open(
-            config.study, url, config.fresh, named=config.sweep, hold=hold, recorded=names, metrics=metrics
+            config.study,
+            url,
+            config.fresh,
+            named=config.sweep,
+            hold=hold,
+            recorded=names,
+            metrics=metrics,
+            root=config.root,
         )
         front = driver.run(config, sweep, stop, info, executor)
     return sweep.name, front

@@ -72,6 +72,11 @@ def place(url: str) -> str:
     return f"{host}:{parsed.port or 5432}/{parsed.database}"
 
 
+def folder(url: str) -> Path | None:
+    """The folder that a file of studies lies in; None for a server."""
+    return None if is_server(url) else Path(str(make_url(url).database)).parent
+
+
 def opened(url: str, read_only: bool = False) -> Any:
     """Optuna's storage at `url`; raises SweepError when it cannot be opened, or read.
 

@@ -14,7 +14,7 @@ import time
 import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from pydantic import ValidationError
 from search.errors import SettingsError, SweepError
 from search.storage import database as storages
 from search.storage.database import Hold
+from search.storage.rooted import absolute, relative
 from search.storage.single_writer import SingleWriter
 from search.study import config
 from search.study.metrics import KEY, Metrics
@@ -58,6 +59,7 @@ class Sweep:
         metrics: Metrics,
         store: SingleWriter,
         hold: Hold,
+        root: Path | None = None,
     ):
         self.name = name
         self.metrics = metrics
@@ -66,6 +68,7 @@ class Sweep:
         self._settings = settings
         self._hold = hold
         self._turn = threading.RLock()  # the heartbeat's thread writes too, and SQLite has one writer
+        self._root = root
         self._out: set[int] = set()  # asked and not told
         self._records: dict[int, TrialRecord] = {}
         self.space = settings.space
@@ -82,11 +85,13 @@ class Sweep:
         hold: Hold | None = None,
         recorded: Callable[[Sequence[str]], Sequence[str]] = tuple,
         metrics: Metrics | None = None,
+        root: Path | None = None,
     ) -> Sweep:
         """The sweep `named` or the study's newest one, or a new one if there is none or `fresh`.
 
         A new one is never named as one that `recorded` gives of those known; for an older one it is not asked.
-        `metrics`: the task's; those that the sweep was started with if left out.
+        `metrics`: the task's; those that the sweep was started with if left out. `root`: what stored paths are relative
+        to; the folder of a file if left out.
 
         Raises SweepError when the storage cannot be read, SettingsError when that sweep does not exist or was
         started otherwise.
@@ -108,7 +113,7 @@ class Sweep:
                 load_if_exists=True,
             )
             metrics = metrics or Metrics.from_json(study.user_attrs.get(KEY))
-        sweep = Sweep(name, study, settings, metrics, store, hold or Hold())
+        sweep = Sweep(name, study, settings, metrics, store, hold or Hold(), root or storages.folder(storage))
         sweep._agree()
         sweep._recover()
         # A resumed sampler must not repeat the random numbers of the first start.
@@ -149,7 +154,7 @@ class Sweep:
             if trial.number in self._out:
                 continue
             if RECORD in trial.user_attrs:
-                self._tell(trial.number, TrialRecord.from_json(trial.user_attrs[RECORD]))
+                self._tell(trial.number, self._read(trial))
                 continue
             if trial.number not in resumed:
                 attrs = {RESUMED: trial.number, REFERENCE: trial.user_attrs.get(REFERENCE)}
@@ -185,7 +190,7 @@ class Sweep:
             if record.state == "complete":
                 for limit in self._limits:
                     asked.trial.set_constraint(str(limit), limit.violation(record.metrics[limit.metric]))
-            asked.trial.set_user_attr(RECORD, record.to_json())
+            asked.trial.set_user_attr(RECORD, json.dumps(relative(asdict(record), self._root), sort_keys=True))
             self._tell(asked.number, record)
 
     def _tell(self, number: int, record: TrialRecord) -> None:
@@ -210,19 +215,22 @@ class Sweep:
         finished = [t for t in ended if RECORD in t.user_attrs]
         for trial in finished:
             if trial.number not in self._records:  # what is finished never changes
-                self._records[trial.number] = TrialRecord.from_json(trial.user_attrs[RECORD])
+                self._records[trial.number] = self._read(trial)
         return [self._records[trial.number] for trial in finished]
+
+    def _read(self, trial: FrozenTrial) -> TrialRecord:
+        return TrialRecord.from_json(json.dumps(absolute(json.loads(trial.user_attrs[RECORD]), self._root)))
 
     def get(self, key: str) -> Any:
         """A value stored with the sweep by `put`; None if there is none."""
         with self._turn:
             found = self._hold.call(lambda: self.study.user_attrs.get(key))
-        return None if found is None else json.loads(found)
+        return None if found is None else absolute(json.loads(found), self._root)
 
     def put(self, key: str, value: Any) -> None:
         """Store a plain value with the sweep."""
         with self._turn:
-            self._hold.call(lambda: self.study.set_user_attr(key, json.dumps(value)))
+            self._hold.call(lambda: self.study.set_user_attr(key, json.dumps(relative(value, self._root))))
 
     def note(self, key: str, value: Any) -> None:
         """As `put`, but let go when the storage does not answer: for what is only looked at."""

@@ -20,6 +20,7 @@ import pandas as pd
 
 from search.study.metrics import KEY, Metrics
 from search.tracking import confirmed
+from search.tracking.moved import repair
 from search.tracking.uri import TrackingError, quiet, reaching, store_uri
 from search.trial.record import STATUSES, Outcome, TrialRecord, colour, read_row
 from tasks.base import TaskInfo
@@ -47,6 +48,7 @@ _BATCH = 100  # params and tags that MLflow takes at once; of metrics it takes 1
 def studies(root: Path) -> dict[str, str]:
     """Study -> id of its experiment, for every study recorded in the store."""
     uri = store_uri(root)
+    repair(root)
     with reaching(uri):
         found = MlflowClient(uri).search_experiments(filter_string="tags.`pare.study` != ''", order_by=["name"])
     return {experiment.name: experiment.experiment_id for experiment in found}
@@ -68,6 +70,7 @@ class Tracking:
     def __init__(self, root: Path, study: str) -> None:
         self.study, self.uri = study, store_uri(root)
         self._logged: dict[str, dict[int, _Logged]] = {}
+        repair(root)
         with reaching(self.uri), quiet():
             if self.uri.startswith("sqlite"):
                 root.mkdir(parents=True, exist_ok=True)
