@@ -9,8 +9,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from mlflow.tracking import MlflowClient
+
 from search.study.metrics import Metrics
 from search.tracking.tracking import Tracking
+from search.tracking.uri import quiet
 from search.trial.record import TrialRecord
 from trainers.recipe import FineTuning, Pruning, Quantization, Recipe
 
@@ -66,7 +69,8 @@ def failed(number: int, reason: str) -> TrialRecord:
 def _migrated() -> Path:
     """A database made once in this process: the migrations alone take seconds."""
     root = Path(tempfile.mkdtemp(prefix="pare-tests-"))
-    Tracking(root, "template")
+    with quiet():
+        MlflowClient(f"sqlite:///{root}/mlflow.db").search_experiments()
     return root / "mlflow.db"
 
 
