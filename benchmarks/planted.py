@@ -66,7 +66,7 @@ def surface(recipe: Recipe) -> dict[str, float]:
 
 
 def evaluate(
-    config: Config, recipe: Recipe, baseline: Baseline, teacher: Baseline, folder: Path, progress: Progress
+    config: Config, recipe: Recipe, baseline: Baseline, teacher: Baseline, folder: Path, known: Any, progress: Progress
 ) -> Outcome:
     """In the place of `objective.evaluate`: takes SECONDS, writes a file."""
     started = time.perf_counter()

@@ -257,6 +257,20 @@ class Trainer(Protocol):
         """
         ...
 
+    def shape(self, recipe: Recipe, dense: Dense, job: Job) -> Path | None:
+        """Export `model.<format>` as `compress` would, without training: equal in its graph and in every shape.
+
+        About as many weights are zero, so the file's size is near. None where this trainer cannot know; one without
+        this method never knows. Raises as `compress` does.
+        """
+        return None
+
+
+def shape_of(trainer: Trainer, recipe: Recipe, dense: Dense, job: Job) -> Path | None:
+    """What `Trainer.shape` gives; None for a trainer that has none."""
+    shape: Callable[..., Path | None] | None = getattr(trainer, "shape", None)
+    return None if shape is None else shape(recipe, dense, job)
+
 
 TRAINERS = ("pytorch", "tensorflow")
 GROUP = "pare.trainers"

@@ -199,6 +199,19 @@ class Recipe:
         """Whether the seed changes the file: where nothing is trained, every seed gives the same."""
         return self.trains or self.quantization.trained or self.quantization.clusters > 0
 
+    def untrained(self) -> Recipe:
+        """What is left of the recipe without its training: recipes that share it give files of one architecture."""
+        pruning = replace(self.pruning, schedule="one_shot", score="magnitude", group=0.0)
+        scheme = "static_int8" if self.quantization.scheme == "qat_int8" else self.quantization.scheme
+        return replace(
+            self,
+            pruning=pruning,
+            quantization=replace(self.quantization, scheme=scheme),
+            distillation=Distillation(),
+            finetuning=FineTuning(epochs=0, qat_epochs=0),
+            seed=0,
+        ).canonical()
+
     def canonical(self) -> Recipe:
         """The same recipe with every setting that has no effect at its default, so that equal work compares equal."""
         pruning, distillation, tuning = self.pruning, self.distillation, self.finetuning

@@ -16,10 +16,11 @@ from typing import Any
 
 import numpy as np
 
+from runtimes.architecture import architecture_of
 from runtimes.base import FORMATS, Artifact
 from search.trial.evaluate import score
 from tasks.base import Arrays, Dataset, Port, Task, TaskInfo
-from trainers.base import Compressed, Dense, DenseSpec, Job, Teacher, capabilities, load, task_digest
+from trainers.base import Compressed, Dense, DenseSpec, Job, Teacher, capabilities, load, shape_of, task_digest
 from trainers.recipe import Recipe
 
 FRAMEWORKS = ("torch", "tensorflow", "jax", "keras", "tf_keras")
@@ -103,6 +104,23 @@ def carry_out(subject: Subject, recipe: Recipe, dense: Dense, teacher: Teacher |
         loaded = [name for name in FRAMEWORKS if name in sys.modules]
         agreement = task.agreement(outputs, made.outputs)
         return Result(made, outputs, metrics, agreement, made.file.read_bytes(), len(pauses), progress, loaded)
+
+
+def outlined(subject: Subject, recipe: Recipe, dense: Dense) -> tuple[str, int] | None:
+    """In the worker: (architecture, bytes) of the recipe's file without its training; None where it cannot be known."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = shape_of(_trainer(subject.trainer), recipe, dense, subject.job(Path(folder)))
+        if file is None:
+            return None
+        return architecture_of(Artifact.of(file), subject.runtime), Artifact.of(file).size_bytes()
+
+
+def built(subject: Subject, content: bytes) -> tuple[str, int]:
+    """In the worker: the same of the file that the recipe gave."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / f"model.{FORMATS[subject.runtime]}"
+        file.write_bytes(content)
+        return architecture_of(Artifact.of(file), subject.runtime), Artifact.of(file).size_bytes()
 
 
 class Untrainable:

@@ -196,6 +196,22 @@ class TrainerContract:
             assert len(result.content) < 0.9 * len(carried_out(recipe).content)
             assert self.good(result, info, carried_out(recipe)), schedule
 
+    def test_a_shape_is_that_of_the_file_that_training_gives(
+        self, able: Capabilities, subject: Subject, carried_out: Any, recipe: Recipe, dense: Dense
+    ) -> None:
+        share = {"none": 0.0, "n_m": 0.5}
+        pruned = [Pruning(granularity, share.get(granularity, self.sparsity)) for granularity in able.granularities]
+        recipes = [replace(recipe, pruning=pruning) for pruning in pruned]
+        recipes += [replace(recipe, quantization=Quantization(scheme)) for scheme in able.schemes]
+        recipes += [self.everything(able, recipe)]
+        for each in recipes:
+            outlined = self.in_worker(subject, trainer_work.outlined, subject, each, dense)
+            if outlined is None:
+                pytest.skip("this trainer knows no shape without training")
+            built = self.in_worker(subject, trainer_work.built, subject, carried_out(each).content)
+            assert outlined[0] == built[0], each.describe()
+            assert outlined[1] == pytest.approx(built[1], rel=0.1), each.describe()
+
     def everything(self, able: Capabilities, recipe: Recipe) -> Recipe:
         """The recipe with as much as the trainer can do at once."""
         pruned = next((g for g in ("unstructured", "n_m", "block", "channel") if g in able.granularities), "none")

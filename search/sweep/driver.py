@@ -14,6 +14,7 @@ from search.executors.base import Event, Executor, Work, run_all
 from search.executors.start import start
 from search.front.listing import Listing
 from search.signals import Stop
+from search.storage.costs import Costs
 from search.study.config import Config
 from search.sweep.confirm import Confirmation
 from search.sweep.confirmed import Confirmed
@@ -99,6 +100,7 @@ class Driver:
         self._stop = stop or Stop()
         self._files = config.root / "trials" / sweep.name
         self._info = info
+        self._costs = Costs(config.root, config.study)
         self.baselines: dict[str, Baseline] = {}
         self._records = sweep.records()
         self._known: dict[str, TrialRecord] = {}  # recipe digest -> the first complete trial of it
@@ -176,6 +178,7 @@ class Driver:
             baseline,
             teacher,
             folder,
+            self._costs.latencies(baseline),
         )
         self._running[future] = asked
 
@@ -254,6 +257,8 @@ class Driver:
         if error is not None:
             return replace(base, reason=reason(error))
         outcome: Outcome = future.result()
+        if outcome.measured is not None:
+            self._costs.add(baseline, outcome.architecture, outcome.measured)
         if wrong := self._sweep.unusable(outcome.metrics):
             return replace(base, reason=wrong)
         seconds = (base.end_ms - base.start_ms) / 1000

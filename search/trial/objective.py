@@ -6,6 +6,8 @@ Neither Optuna nor MLflow is imported here, and a framework only by the trainer 
 from __future__ import annotations
 
 import functools
+import shutil
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -13,20 +15,24 @@ from pathlib import Path
 import trainers.base
 from packing.measure import float32_bytes
 from runtimes import latency, quiet
+from runtimes.architecture import architecture_of
 from runtimes.base import Artifact, format_of
+from runtimes.latency import LatencyResult
 from search.study.config import Config
 from search.study.metrics import Metrics
 from search.trial.evaluate import quality, save_examples, score
 from search.trial.measure import counted, latencies, latency_spec, same_hardware
 from search.trial.resources import metered
-from search.trial.results import Baseline, Exported, Judged, Outcome
+from search.trial.results import Baseline, Exported, Judged, Outcome, Outline, Outlined, sizes
 from search.trial.steps import TrainThenMeasure
 from search.trial.task import task_of
 from tasks import cache
 from tasks.base import Progress, digest_of
-from trainers.base import Dense, DenseSpec, Job, Teacher, task_digest
+from trainers.base import Dense, DenseSpec, Job, Teacher, shape_of, task_digest
 from trainers.recipe import Recipe
 from trainers.stages import timed
+
+Latencies = Mapping[str, LatencyResult]  # by architecture
 
 # The files of a trainer that decide what a dense model becomes.
 DENSE_SOURCES = ("average", "data", "device", "distill", "evaluate", "train")
@@ -64,6 +70,7 @@ def _train_and_export(config: Config, spec: DenseSpec, folder: Path, threads: in
         task=info,
         examples=save_examples(task, folder / "examples.npz"),
         float32_bytes=float32_bytes(artifact.read()),
+        architecture=architecture_of(artifact, runtime),
     )
 
 
@@ -90,27 +97,80 @@ def _measure(
     baseline: Baseline,
     teacher: Baseline,
     folder: Path,
+    known: Latencies,
     built: Exported,
     progress: Progress,
 ) -> Outcome:
-    """What was built, measured against the baseline's file."""
-    stages = dict(built.stages)
+    """What was built, measured against the baseline's file, unless the latency of its architecture is known."""
+    stages, measured = dict(built.stages), None
+    if (found := known.get(built.architecture)) is None:
+        found = measured = _timed(config, built.artifact, baseline, stages, progress)
+    metrics = built.figures(baseline, Metrics.from_info(baseline.task)) | latencies(found, baseline.latency_ms)
+    of = "its own file" if measured else "files of its architecture"
+    environment = found.environment | {"noisy": found.noisy, "latency_of": of}
+    return Outcome(
+        metrics, stages, built.system, built.curves, built.artifact, environment, built.architecture, measured
+    )
+
+
+def _timed(
+    config: Config, artifact: Artifact, baseline: Baseline, stages: dict[str, float], progress: Progress
+) -> LatencyResult:
+    """The file's latency beside the baseline's, once the host is quiet."""
+    runtime = config.study.runtime_of(baseline.spec.trainer)
     with timed(stages, "measure"), quiet.training():
-        latency.warm(config.study.runtime_of(recipe.trainer))
+        latency.warm(runtime)
     with ExitStack() as room:
         with timed(stages, "wait_for_quiet"):
             progress("wait for quiet", 0.0)
             room.enter_context(quiet.measuring())
         with timed(stages, "measure"):
             progress("measure", 0.0)
-            runtime = config.study.runtime_of(recipe.trainer)
             measured = latency.measure(
-                runtime, built.artifact, baseline.artifact, latency_spec(config.study), baseline.examples
+                runtime, artifact, baseline.artifact, latency_spec(config.study), baseline.examples
             )
     same_hardware(measured.environment, baseline.environment)
-    metrics = built.figures(baseline, Metrics.from_info(baseline.task)) | latencies(measured, baseline.latency_ms)
-    environment = measured.environment | {"noisy": measured.noisy}
-    return Outcome(metrics, stages, built.system, built.curves, built.artifact, environment)
+    return measured
+
+
+def _outline(
+    config: Config, recipe: Recipe, baseline: Baseline, folder: Path, known: Latencies, progress: Progress
+) -> Outlined | None:
+    """The recipe's file without its training, and its sizes; None where the trainer cannot know."""
+    progress("outline", 0.0)
+    trainer = trainers.base.load(recipe.trainer)
+    runtime = config.study.runtime_of(recipe.trainer)
+    task = task_of(config, progress, baseline.task)
+    folder.mkdir(parents=True, exist_ok=True)
+    with quiet.training() as pause:
+        job = Job(task, folder, format_of(runtime), config.device, 1, pause, progress)
+        file = shape_of(trainer, recipe, trainer.open_dense(baseline.spec, baseline.dense_folder), job)
+        if file is None:
+            return None
+        artifact = Artifact.of(file)
+        figures = sizes(artifact.size_bytes(), counted(artifact, config.study), baseline)
+    return Outlined(Outline(_architecture(artifact, runtime, recipe), figures), artifact)
+
+
+def _price(
+    config: Config,
+    recipe: Recipe,
+    baseline: Baseline,
+    folder: Path,
+    known: Latencies,
+    outlined: Outlined | None,
+    progress: Progress,
+) -> Outlined | None:
+    """The same, measured where its architecture's latency is not known; the file is removed."""
+    if outlined is not None and outlined.outline.architecture not in known:
+        outlined = replace(outlined, measured=_timed(config, outlined.artifact, baseline, {}, progress))
+    shutil.rmtree(folder, ignore_errors=True)
+    return outlined
+
+
+def _architecture(artifact: Artifact, runtime: str, recipe: Recipe) -> str:
+    zeros = recipe.pruning.granularity in ("unstructured", "block", "n_m")
+    return architecture_of(artifact, runtime, zeros)
 
 
 def build(
@@ -136,13 +196,29 @@ def build(
             size = artifact.size_bytes()
         with timed(stages, "pack"):
             figures = counted(artifact, config.study)
+        architecture = _architecture(artifact, runtime, recipe)
     return Exported(
-        artifact, size, metrics, agreement, compressed.sparsity, compressed.pruned, stages, compressed.curves, figures
+        artifact,
+        size,
+        metrics,
+        agreement,
+        compressed.sparsity,
+        compressed.pruned,
+        stages,
+        compressed.curves,
+        figures,
+        architecture=architecture,
     )
 
 
 def _build(
-    config: Config, recipe: Recipe, baseline: Baseline, teacher: Baseline, folder: Path, progress: Progress
+    config: Config,
+    recipe: Recipe,
+    baseline: Baseline,
+    teacher: Baseline,
+    folder: Path,
+    known: Latencies,
+    progress: Progress,
 ) -> Exported:
     """The same, and what it took of the system."""
     with metered(config.device) as system:
@@ -182,9 +258,11 @@ def _measure_all(
 # (config, spec, folder, threads, progress) -> Baseline. Trains the dense model, or takes it from the cache, exports it
 # to `folder` and measures the file.
 prepare = TrainThenMeasure(_train_and_export, _time)
-# (config, recipe, baseline, teacher, folder, progress) -> Outcome. Carries out the recipe in `folder` and measures the
-# exported file against the baseline's.
+# (config, recipe, baseline, teacher, folder, known, progress) -> Outcome. Carries out the recipe in `folder`, measures
+# the exported file against the baseline's. `known`: latencies by architecture, which are not measured again.
 evaluate = TrainThenMeasure(_build, _measure)
+# (config, recipe, baseline, folder, known, progress) -> Outlined | None. What the recipe costs, without its training.
+outline = TrainThenMeasure(_outline, _price)
 # (config, split, artifacts, baseline, progress) -> Judged on the TEST split. Called once the search has ended.
 judge = TrainThenMeasure(_test, _measure_all)
 

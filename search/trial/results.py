@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ class Baseline:
     `metrics`: the task's own, of the file on the validation split of `samples` rows. `latency_ms`: median on the
     study's runtime, once per sweep: a trial's `latency_ms` is its ratio times this, so that the machine's drift does
     not order the front. `examples`: valid inputs by name (`.npz`), which latency is measured on. `float32_bytes`:
-    its float32 weights and biases, without the graph.
+    its float32 weights and biases, without the graph. `architecture`: what `architecture_of` says of its file.
     """
 
     spec: DenseSpec
@@ -39,6 +39,7 @@ class Baseline:
     task: TaskInfo
     examples: Path
     float32_bytes: int = 0
+    architecture: str = ""
 
     @property
     def name(self) -> str:
@@ -63,7 +64,7 @@ class Baseline:
 class Exported:
     """An exported file and what is known of it without timing it. `metrics`: the task's own on the validation split.
 
-    `counted`: its bytes and weights, as `measure.counted` gives them.
+    `counted`: its bytes and weights, as `measure.counted` gives them. `architecture`: by `architecture_of`.
     """
 
     artifact: Artifact
@@ -76,6 +77,7 @@ class Exported:
     curves: list[dict[str, float]]
     counted: dict[str, float] = field(default_factory=dict)
     system: dict[str, float] = field(default_factory=dict)
+    architecture: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, to be stored with the sweep."""
@@ -89,25 +91,55 @@ class Exported:
 
     def figures(self, baseline: Baseline, metrics: Metrics) -> dict[str, float]:
         """Every figure that needs no timing, by name."""
-        download = self.counted.get("download_bytes")
-        ratio = {} if download is None else {"float32_ratio": baseline.float32_bytes / download}
         return {
             **self.metrics,
             **metrics.drops(self.metrics, baseline.metrics),
-            "size_bytes": float(self.size_bytes),
-            "size_ratio": self.size_bytes / baseline.size_bytes,
-            "compression_ratio": baseline.size_bytes / self.size_bytes,
             "sparsity": self.sparsity,
             "pruned": self.pruned,
             "export_agreement": self.agreement,
-            **self.counted,
-            **ratio,
+            **sizes(self.size_bytes, self.counted, baseline),
         }
+
+
+def sizes(size_bytes: int, counted: Mapping[str, float], baseline: Baseline) -> dict[str, float]:
+    """A file's figures of size, by name, from its bytes and what `measure.counted` gives."""
+    download = counted.get("download_bytes")
+    ratio = {} if download is None else {"float32_ratio": baseline.float32_bytes / download}
+    return {
+        "size_bytes": float(size_bytes),
+        "size_ratio": size_bytes / baseline.size_bytes,
+        "compression_ratio": baseline.size_bytes / size_bytes,
+        **counted,
+        **ratio,
+    }
+
+
+@dataclass(frozen=True)
+class Outline:
+    """What a recipe gives before any training: the architecture of its file and `figures` of size by name.
+
+    The sizes are those of a file with untrained weights, so they are near those of the trained one, not equal.
+    """
+
+    architecture: str
+    figures: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Outlined:
+    """The same, the file it was read from, and the latency where the file was measured."""
+
+    outline: Outline
+    artifact: Artifact
+    measured: LatencyResult | None = None
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one trial gave; `stages` in seconds, `system` as `meter.metered` gives it, `curves` one dict per epoch."""
+    """What one trial gave; `stages` in seconds, `system` as `meter.metered` gives it, `curves` one dict per epoch.
+
+    `measured`: the latency of its file where that was measured; else that of its `architecture` was known.
+    """
 
     metrics: dict[str, float]
     stages: dict[str, float]
@@ -115,6 +147,8 @@ class Outcome:
     curves: list[dict[str, float]]
     artifact: Artifact
     environment: dict[str, Any]
+    architecture: str = ""
+    measured: LatencyResult | None = None
 
 
 @dataclass(frozen=True)

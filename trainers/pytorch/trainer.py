@@ -105,11 +105,7 @@ class Trainer:
 
     def compress(self, recipe: Recipe, dense: Dense, teacher: Teacher | None, job: Job) -> Compressed:
         """Prune and fine-tune, quantize, export: what the recipe asks for, in that order."""
-        base.check_job(recipe, dense, teacher, job)
-        if recipe.quantization.scheme == "dynamic_int8" and job.format != "onnx":
-            raise RecipeError(
-                "quantization.scheme: dynamic_int8 is ONNX Runtime's own; choose another, or the format onnx"
-            )
+        _check(recipe, dense, teacher, job)
         device = _start(job, recipe.seed)
         trial = _begin(recipe, dense, teacher, job, device, self.versions())
         prunable = sum(weight.numel() for weight in maskable(trial.model).values())
@@ -132,6 +128,23 @@ class Trainer:
             curves=trial.curves,
             notes=tuple(course.notes),
         )
+
+    def shape(self, recipe: Recipe, dense: Dense, job: Job) -> Path:
+        """The recipe's file without its training."""
+        recipe = recipe.untrained()
+        _check(recipe, dense, None, job)
+        trial = _begin(recipe, dense, None, job, _start(job, recipe.seed), self.versions())
+        _prune(trial)
+        _quantize(trial)
+        file = job.folder / f"model.{job.format}"
+        _write(trial, file, self.versions())
+        return file
+
+
+def _check(recipe: Recipe, dense: Dense, teacher: Teacher | None, job: Job) -> None:
+    base.check_job(recipe, dense, teacher, job)
+    if recipe.quantization.scheme == "dynamic_int8" and job.format != "onnx":
+        raise RecipeError("quantization.scheme: dynamic_int8 is ONNX Runtime's own; choose another, or the format onnx")
 
 
 def _start(job: Job, seed: int) -> torch.device:
