@@ -116,8 +116,21 @@ def baseline(root: Path, cpu: str = "a CPU") -> Baseline:
     file.write_bytes(b"dense")
     environment = {"cpu": cpu, "cores": 2, "runtime": "onnxruntime", "runtime_version": "1"}
     spec = DenseSpec("pytorch", "lenet300")
-    args: Any = (spec, root, Artifact.of(file), {"accuracy": 0.9}, 100, 1000, 0.1, "data", {}, environment, task, file)
-    return Baseline(*args, architecture="dense")
+    return Baseline(
+        spec=spec,
+        dense_folder=root,
+        artifact=Artifact.of(file),
+        metrics={"accuracy": 0.9},
+        samples=100,
+        size_bytes=1000,
+        latency_ms=0.1,
+        data_digest="data",
+        versions={},
+        environment=environment,
+        task=task,
+        examples=file,
+        architecture="dense",
+    )
 
 
 def test_what_is_measured_is_known_in_the_next_sweep_on_the_same_hardware_alone(tmp_path: Path) -> None:
