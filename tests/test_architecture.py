@@ -36,6 +36,7 @@ FLOORS = (
     ("search.tracking",),
     ("search.command",),
     ("search.front",),
+    ("search.sampling",),
     ("search.sweep",),
     ("search.schedules",),
 )
