@@ -24,6 +24,7 @@ FORBIDDEN = {
     "serving": FRAMEWORKS | {"trainers", "optuna", "mlflow", "hydra"},
     "trainers/pytorch": {"trainers.tensorflow", "tensorflow", "tf_keras"},
     "trainers/tensorflow": {"trainers.pytorch", "torch", "torchao", "torchvision"},
+    "trainers/onnx": FRAMEWORKS | {"trainers.pytorch", "trainers.tensorflow"},
 }
 # The rooms of search/, lowest first: a file imports its own room and lower ones. What stands in no line is a door, a
 # command of its own: it may import everything, and only doors import it.

@@ -51,7 +51,7 @@ MISTAKES = [
     ("task", {"name": "mnits"}, "study.task.name: 'mnits' is not a task"),
     ("recipe.model", "lenet6", "study.recipe.model: the pytorch trainer has no 'lenet6'; choose from lenet5"),
     ("recipe.model", {"choices": []}, "study.recipe.model.choices: [] must be a list with at least one value"),
-    ("recipe.trainer", "jax", "study.recipe.trainer: 'jax' is not valid; choose from pytorch, tensorflow"),
+    ("recipe.trainer", "jax", "study.recipe.trainer: 'jax' is not valid; choose from pytorch, tensorflow, onnx"),
     ("recipe.pruning.sparsity", 1.2, "study.recipe.pruning.sparsity: 1.2 must lie between 0 and 0.99"),
     ("recipe.pruning.sparsity", {"low": 0.9, "high": 0.2}, "low 0.9 must be below high 0.2"),
     ("recipe.pruning.sparsity", {"low": 0.1}, "study.recipe.pruning.sparsity.high: None must be a number"),

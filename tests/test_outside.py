@@ -37,7 +37,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
 
 
 def test_a_trainer_is_found_by_its_entry_point(installed: None) -> None:
-    assert base.names() == ("pytorch", "tensorflow", "broken", "softmax")
+    assert base.names() == ("pytorch", "tensorflow", "onnx", "broken", "softmax")
     assert base.capabilities("softmax") is softmax.Trainer.CAPABILITIES
     assert isinstance(base.load("softmax"), softmax.Trainer)
 
@@ -50,5 +50,5 @@ def test_one_that_cannot_be_imported_says_why(installed: None) -> None:
 
 
 def test_an_unknown_one_is_refused_with_the_choices() -> None:
-    with pytest.raises(RecipeError, match="trainer: 'jax' is not valid; choose from pytorch, tensorflow"):
+    with pytest.raises(RecipeError, match="trainer: 'jax' is not valid; choose from pytorch, tensorflow, onnx"):
         base.capabilities("jax")

@@ -19,13 +19,13 @@ from runtimes import cpu
 from tasks.base import Port
 from tasks.mnist.pytorch import MODELS, Program
 from trainers.base import TrainingError
+from trainers.onnx.weights import dynamic_int8
 from trainers.pytorch import exporter, models, quantize
 from trainers.pytorch.capture import capture
 from trainers.pytorch.export import export, relative_error
 from trainers.pytorch.fake_quantize import ChannelRange, FastFakeQuantize
 from trainers.pytorch.lowering import batch_norm, simplify
 from trainers.pytorch.masks import MaskedPruning
-from trainers.pytorch.post_training import dynamic_int8
 from trainers.pytorch.recover import reestimate
 from trainers.recipe import Pruning
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import safetensors.torch
 import torch
@@ -20,10 +21,10 @@ from tasks.mnist.data import normalized
 from tasks.mnist.pytorch import Program
 from tasks.mnist.task import Mnist
 from trainers.base import Dense, DenseSpec, Job, Teacher
+from trainers.onnx.graph import described
 from trainers.pytorch import export, masks, models, quantize, train
 from trainers.pytorch.course import open_course
 from trainers.pytorch.distill import Cached, TrainingLoss
-from trainers.pytorch.onnx_graph import described
 from trainers.pytorch.trainer import Trainer
 from trainers.recipe import QAT_RATE, Distillation, FineTuning, Pruning, Quantization, Recipe, RecipeError
 
@@ -125,7 +126,7 @@ def test_pt2_holds_the_same_network(task: Mnist, dense: Dense, tmp_path: Path, s
 
 def test_what_a_format_cannot_hold_is_refused(task: Mnist, dense: Dense, tmp_path: Path) -> None:
     recipe = Recipe("lenet300", quantization=Quantization("dynamic_int8"))
-    with pytest.raises(RecipeError, match=r"dynamic_int8 is ONNX Runtime's own; choose another, or the format onnx"):
+    with pytest.raises(RecipeError, match=r"dynamic_int8 changes an ONNX file; choose another, or the format onnx"):
         Trainer().compress(recipe, dense, None, job(task, tmp_path, format="pt2"))
     with pytest.raises(RecipeError, match=r"job\.format: .* has no 'tflite'; choose from onnx, pt2"):
         Trainer().compress(recipe, dense, None, job(task, tmp_path, format="tflite"))
@@ -155,3 +156,17 @@ def test_what_the_trainer_can_do_is_told_without_torch() -> None:
     code = "import sys, trainers.pytorch; print('torch' in sys.modules, trainers.pytorch.CAPABILITIES.formats)"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert said.stdout.strip() == "False ('onnx', 'pt2')"
+
+
+@pytest.mark.parametrize("scheme", ["float16", "weight_only_int8", "weight_only_int4"])
+def test_schemes_of_the_file_make_it_smaller_and_say_the_same(
+    task: Mnist, dense: Dense, tmp_path: Path, scheme: str
+) -> None:
+    plain = Trainer().compress(Recipe("lenet300"), dense, None, job(task, tmp_path / "plain"))
+    made = Trainer().compress(
+        Recipe("lenet300", quantization=Quantization(scheme)), dense, None, job(task, tmp_path / scheme)
+    )
+    assert made.file.stat().st_size < 0.55 * plain.file.stat().st_size
+    images = normalized(task.dataset.validation.images, "NCHW")
+    logits = onnxruntime.InferenceSession(made.file).run(["logits"], {"input": images})[0]
+    assert np.mean(logits.argmax(1) == made.outputs["logits"].argmax(1)) >= 0.98

@@ -103,7 +103,10 @@ def test_with_two_trainers_each_chooses_among_what_it_can_do() -> None:
     for recipe, _ in asked(both, 100, 2):
         assert capabilities(recipe.trainer).problems(recipe) == []
         seen[recipe.trainer].add(recipe.quantization.scheme)
-    assert seen == {"pytorch": {"none", "qat_int4", "qat_int8"}, "tensorflow": {"none", "float16", "qat_int8"}}
+    assert seen == {
+        "pytorch": {"none", "float16", "qat_int4", "qat_int8"},
+        "tensorflow": {"none", "float16", "qat_int8"},
+    }
 
 
 @given(st.dictionaries(st.sampled_from(list(Recipe("m").flat())), st.integers(), max_size=8))

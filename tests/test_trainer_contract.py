@@ -18,6 +18,7 @@ from runtimes.base import Artifact
 from tasks.base import TaskInfo, TaskSpec
 from tasks.mnist.task import Mnist
 from tests.conftest import CACHE
+from tests.onnx_task import bars
 from tests.tiny_task import Regions
 from trainers.base import capabilities
 from trainers.recipe import FineTuning, Pruning, Quantization, Recipe
@@ -36,6 +37,13 @@ class TestPyTorchOnRegions(TrainerContract):
 
 class TestTensorFlowOnRegions(TestPyTorchOnRegions):
     trainer = "tensorflow"
+
+
+class TestOnnxOnBars(TrainerContract):
+    trainer, task, model = "onnx", staticmethod(bars), "bars"
+    learned, sparsity = 0.9, 0.3
+    tuning = FineTuning()
+    dense_training: ClassVar[dict[str, Any]] = {}
 
 
 def few_digits() -> Mnist:

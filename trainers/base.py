@@ -9,7 +9,7 @@ import functools
 import importlib
 import importlib.metadata
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol
@@ -65,12 +65,24 @@ def _no_pause(leaving: Callable[[], object] | None = None) -> None:
     pass
 
 
+class Timer(Protocol):
+    """Measures exported files side by side on what the study deploys to. `target`: what that is, in words."""
+
+    target: str
+
+    def __call__(self, files: Sequence[Path]) -> list[float]:
+        """Seconds that one call of each file takes; rough, in a second or two for all of them."""
+        ...
+
+
 @dataclass(frozen=True)
 class Job:
     """What surrounds one piece of training: task, place, device, and whom to ask between batches.
 
     `progress(stage, fraction)` is told how far the stage is, fraction in [0, 1]. `checkpoints`: where the state of a
-    long training is kept until it has ended; the folder itself where there is none.
+    long training is kept until it has ended; the folder itself where there is none. `timer`: how fast files are, by
+    which a trainer keeps float what integers make slower; `decisions`: where it keeps what it then decides, once for
+    each architecture and target, so that equal recipes give equal files. Without them nothing is decided by time.
     """
 
     task: Task
@@ -81,6 +93,8 @@ class Job:
     pause: Pause = _no_pause
     progress: Callable[[str, float], None] = lambda stage, fraction: None
     checkpoints: Path | None = None
+    timer: Timer | None = None
+    decisions: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -193,7 +207,7 @@ class Capabilities:
     """What a trainer can do, as data: the driver checks a study against it without importing the framework.
 
     Which models it can do it with is the task's business: `TaskInfo.models`. `tuning`: what of FineTuning beyond
-    epochs, learning rate and batch size.
+    epochs, learning rate and batch size. `trains`: without it all recipes are carried out after training, pruning too.
     """
 
     granularities: tuple[str, ...]
@@ -202,6 +216,7 @@ class Capabilities:
     formats: tuple[str, ...]
     tuning: tuple[str, ...] = ()
     scores: tuple[str, ...] = ("magnitude",)
+    trains: bool = True
 
     def problems(self, recipe: Recipe) -> list[str]:
         """Every reason, in words, why this trainer cannot carry out the recipe; empty when it can."""
@@ -218,6 +233,10 @@ class Capabilities:
             for name, value, valid in asked
             if value not in valid
         ]
+        if not self.trains and recipe.distillation.kind != "none":
+            found.append(
+                f"distillation.kind: the {recipe.trainer} trainer trains nothing, so there is no student; choose none"
+            )
         return found + [
             f"finetuning.{each.name}: the {recipe.trainer} trainer has none; leave it out"
             for each in fields(recipe.finetuning)
@@ -272,7 +291,7 @@ def shape_of(trainer: Trainer, recipe: Recipe, dense: Dense, job: Job) -> Path |
     return None if shape is None else shape(recipe, dense, job)
 
 
-TRAINERS = ("pytorch", "tensorflow")
+TRAINERS = ("pytorch", "tensorflow", "onnx")
 GROUP = "pare.trainers"
 
 
@@ -330,7 +349,7 @@ def check(recipe: Recipe, info: TaskInfo) -> None:
             f"model: the task {info.name} has no {recipe.model!r} for the {recipe.trainer} trainer; choose from "
             f"{', '.join(models) or 'the models of another trainer'}",
         )
-    if recipe.seeded and not info.trains:
+    if recipe.seeded and not info.trains and capabilities(recipe.trainer).trains:
         problems.append(
             f"recipe: {recipe.describe()} trains, and the task {info.name} has no loss or no training data; leave out "
             "pruning, distillation, clusters and qat, or give the task a loss and a training split"

@@ -1,10 +1,21 @@
-"""Which layers stay float: the choice from what each gains and costs as an integer one. Pure functions, no
-framework."""
+"""Which layers stay float: the choice from what each gains and costs as an integer one, and its memory. No framework.
+
+What is decided by time would be decided otherwise in the next second; so it is decided once and kept.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tasks.base import digest_of
+
+NOISE = 1.03  # a file is called slower than another from this ratio on
 
 
 @dataclass(frozen=True)
@@ -38,3 +49,55 @@ def choose(gains: Mapping[str, float], drops: Mapping[str, float], max_drop: flo
             spent += cost
     kept = tuple(name for name in gains if name not in integer)
     return Placement(kept, sum(gains[name] for name in integer), spent)
+
+
+def remembered(folder: Path | None, key: Mapping[str, Any], decide: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What `decide` gave for this key when it was first asked, kept in `folder` as JSON; None: always asked."""
+    if folder is None:
+        return decide()
+    file = folder / f"{digest_of(dict(key))}.json"
+    if file.exists():
+        kept: dict[str, Any] = json.loads(file.read_text())["decision"]
+        return kept
+    made = decide()
+    folder.mkdir(parents=True, exist_ok=True)
+    handle, partial = tempfile.mkstemp(dir=folder, suffix=".part")
+    with os.fdopen(handle, "w") as text:
+        text.write(json.dumps({"key": dict(key), "decision": made}, indent=1) + "\n")
+    try:
+        os.link(partial, file)  # the first of several workers decides for all
+    except FileExistsError:
+        made = json.loads(file.read_text())["decision"]
+    finally:
+        os.unlink(partial)
+    return made
+
+
+def within(
+    costs: Mapping[str, float], drop_of: Callable[[tuple[str, ...]], float], max_drop: float
+) -> Iterator[tuple[tuple[str, ...], float]]:
+    """(layers that stay float, what is lost then), better and better, until the loss is at most `max_drop`.
+
+    `costs`: layer -> what it costs alone, by which the layers go back to float, twice as many in each step. `drop_of`:
+    what is really lost with those layers float. The last yielded holds, or has every layer float.
+    """
+    order = sorted(costs, key=lambda name: (-costs[name], name))
+    count = 0
+    while True:
+        kept = tuple(order[:count])
+        lost = drop_of(kept)
+        yield kept, lost
+        if lost <= max_drop or count >= len(order):
+            return
+        count = min(len(order), max(1, 2 * count))
+
+
+def fastest(seconds: Sequence[float]) -> int:
+    """Which of several versions to take: the first, unless it is slower than the last, the float one.
+
+    Then the fastest of all, of equally fast ones (within the noise) the first.
+    """
+    if seconds[0] <= NOISE * seconds[-1]:
+        return 0
+    best = min(seconds)
+    return next(index for index, each in enumerate(seconds) if each <= NOISE * best)

@@ -16,7 +16,9 @@ SCHEDULES = ("one_shot", "gradual")
 SCHEMES = (
     *("none", "float16", "dynamic_int8", "static_int8", "qat_int8", "qat_int4"),
     *("weights_int2", "weights_int3", "weights_int4"),
+    *("weight_only_int8", "weight_only_int4"),
 )
+PLACED = ("static_int8", "qat_int8")  # schemes of which some layers may stay float
 SCORES = ("magnitude", "fisher")
 AUGMENTS = ("none", "affine")
 DISTILLATIONS = ("none", "soft", "hard")
@@ -34,6 +36,8 @@ _SCHEMES = {
     "weights_int2": "2-bit weights",
     "weights_int3": "3-bit weights",
     "weights_int4": "4-bit weights",
+    "weight_only_int8": "int8 weights",
+    "weight_only_int4": "int4 weights",
 }
 
 
@@ -98,14 +102,19 @@ class Quantization:
     """`scheme`: what weights and activations become; `clusters`: distinct values per weight tensor (0 = off).
 
     `weights_intN`: weights on one grid for each tensor, 2^N - 1 values, and biases on a finer one; activations float.
+    `weight_only_intN`: weights as integers with a scale for each output channel (8 bits) or 32 weights (4), after
+    training; arithmetic is float. `max_drop`: the share of answers that may change against the float model by
+    static_int8 or qat_int8 before training; the layers that cost most stay float until it holds.
     """
 
-    scheme: str = about("none", "number format; static_, dynamic_ after training; qat_, weights_ trained with it")
+    scheme: str = about("none", "number format; qat_, weights_ trained with it, the others after training")
     clusters: int = about(0, "distinct values per weight tensor, which makes the file smaller; 0: off")
+    max_drop: float = about(0.0, "share of answers that integers may change; 0: all layers are integer", later=True)
 
     def __post_init__(self) -> None:
         choice("quantization.scheme", self.scheme, SCHEMES)
         choice("quantization.clusters", self.clusters, CLUSTERS)
+        _bound("quantization.max_drop", self.max_drop, 0.0, 1.0)
 
     @property
     def trained(self) -> bool:
@@ -223,7 +232,9 @@ class Recipe:
             pruning = replace(pruning, density=0.0, score="magnitude", group=0.0, channels=0.0)
         elif pruning.density:
             pruning = replace(pruning, sparsity=min(0.9999, round(1.0 - pruning.density, 10)), density=0.0)
-        qat = self.quantization.trained
+        quantization, qat = self.quantization, self.quantization.trained
+        if quantization.scheme not in PLACED:
+            quantization = replace(quantization, max_drop=0.0)
         if distillation.kind == "none" or not (self.pruning.granularity != "none" or qat or tuning.epochs):
             distillation = Distillation()
         elif distillation.kind == "hard":
@@ -236,7 +247,7 @@ class Recipe:
             tuning = replace(tuning, qat_epochs=default.qat_epochs, qat_learning_rate=0.0)
         if not trains and not qat and not self.quantization.clusters:
             tuning = default
-        return replace(self, pruning=pruning, distillation=distillation, finetuning=tuning)
+        return replace(self, pruning=pruning, quantization=quantization, distillation=distillation, finetuning=tuning)
 
     def to_dict(self) -> dict[str, Any]:
         """Nested plain values, as JSON takes them."""

@@ -190,7 +190,7 @@ class Executor(Section):
     trials_per_worker: Positive = about("then a worker process is replaced, since frameworks leak memory", 25)
     retries: Annotated[int, Field(ge=0, le=10)] = about("of a trial whose worker crashed or ran out of time", 1)
     grace: Annotated[float, Field(ge=0)] = about("seconds that running trials have to finish after SIGTERM", 30)
-    python: dict[Literal["pytorch", "tensorflow"], Path] = about(
+    python: dict[Literal["pytorch", "tensorflow", "onnx"], Path] = about(
         "Python of a trainer's workers, where it is not this one: {tensorflow: .venv-tf/bin/python}", {}
     )
     address: str = about("of the Ray cluster: auto, local, HOST:PORT or ray://HOST:PORT (executor=ray)", "auto")

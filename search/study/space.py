@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from trainers.base import capabilities
-from trainers.recipe import Recipe, flatten
+from trainers.recipe import PLACED, Recipe, flatten
 
 if TYPE_CHECKING:
     from optuna.trial import Trial
@@ -89,6 +89,7 @@ ACTIVE: dict[str, Callable[[Values], bool]] = {
     "pruning.group": _unstructured,
     "pruning.channels": _unstructured,
     "pruning.schedule": lambda v: v["pruning.granularity"] != "none",
+    "quantization.max_drop": lambda v: v["quantization.scheme"] in PLACED,
     "distillation.temperature": lambda v: v["distillation.kind"] == "soft",
     "distillation.alpha": lambda v: v["distillation.kind"] != "none",
     "distillation.teacher": lambda v: v["distillation.kind"] != "none",

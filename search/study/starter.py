@@ -60,12 +60,12 @@ SPACES: dict[Kind, Space] = {
         "int8 makes it faster, single weights make the file smaller",
     ),
     "onnx": Space(
-        ("none",),
-        {},
-        ("none", "float16", "dynamic_int8", "static_int8"),
+        ("none", "channel"),
+        {"channel": "{low: 0.1, high: 0.5, step: 0.05}"},
+        ("none", "float16", "dynamic_int8", "static_int8", "weight_only_int8"),
         "",
         "",
-        "without training code: post-training recipes alone",
+        "without training code: what calibration samples allow; channels by least squares",
     ),
 }
 TRIALS = 24
@@ -100,6 +100,8 @@ class Starter:
             "  quantization:",
             f"    scheme: {_choices(schemes)}",
         ]
+        if not trains:
+            lines.append(f"    max_drop: {SMALL_METRIC:g} # of the answers: layers that cost more stay float")
         if trains:
             lines += _training(space)
         lines += ["references: # tried first", "  dense: {}", *_references(granularities, schemes)]

@@ -26,6 +26,7 @@ from search.trial.resources import metered
 from search.trial.results import Baseline, Exported, Judged, Outcome, Outline, Outlined, sizes
 from search.trial.steps import TrainThenMeasure
 from search.trial.task import task_of
+from search.trial.timing import FileTimer
 from tasks import cache
 from tasks.base import Progress, digest_of
 from trainers.base import Dense, DenseSpec, Job, Teacher, shape_of, task_digest
@@ -187,7 +188,8 @@ def build(
         folder.mkdir(parents=True, exist_ok=True)
     with quiet.training() as pause:
         kept = _checkpoints(config, f"{baseline.dense_folder.name}-{recipe.digest()}")
-        job = Job(task, folder, format_of(runtime), config.device, 1, pause, progress, kept)
+        timer, decisions = FileTimer(runtime, task), config.root / "cache" / "placement"
+        job = Job(task, folder, format_of(runtime), config.device, 1, pause, progress, kept, timer, decisions)
         compressed = trainer.compress(recipe, dense, taught if recipe.distillation.kind != "none" else None, job)
         stages |= compressed.stages
         artifact = Artifact.of(compressed.file)

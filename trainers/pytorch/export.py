@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from tasks.base import Port, TaskError
+from trainers.onnx.graph import described
 from trainers.pytorch import exporter
 from trainers.pytorch.capture import CaptureError, Example, UnknownOperatorError, capture, outputs_of, ports_of
-from trainers.pytorch.onnx_graph import described
 
 FLOAT_ERROR, INTEGER_ERROR = 1e-3, 0.2  # relative, root of the mean square: what a right file may differ by
 INTEGER = {"QuantizeLinear", "DynamicQuantizeLinear"}

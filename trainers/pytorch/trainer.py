@@ -14,6 +14,8 @@ from torch import fx, nn
 from tasks.base import digest_of
 from trainers import base
 from trainers.base import CACHED_BYTES, COMPARED_BYTES, COMPARED_ROWS, Compressed, Dense, DenseSpec, Job, Teacher
+from trainers.onnx.place import not_slower
+from trainers.onnx.weights import FILE_SCHEMES
 from trainers.pytorch import models, quantize
 from trainers.pytorch.channels import ChannelPruning
 from trainers.pytorch.copies import lectures, with_copies
@@ -22,7 +24,6 @@ from trainers.pytorch.device import device_of
 from trainers.pytorch.distill import TrainingLoss, lecture_of
 from trainers.pytorch.export import export
 from trainers.pytorch.masks import HeldMasks, MaskedPruning, Masks, coverage, maskable, sparsity
-from trainers.pytorch.post_training import dynamic_int8
 from trainers.pytorch.program import TorchProgram
 from trainers.pytorch.recover import reestimate
 from trainers.pytorch.sparse import ScoredPruning
@@ -143,8 +144,9 @@ class Trainer:
 
 def _check(recipe: Recipe, dense: Dense, teacher: Teacher | None, job: Job) -> None:
     base.check_job(recipe, dense, teacher, job)
-    if recipe.quantization.scheme == "dynamic_int8" and job.format != "onnx":
-        raise RecipeError("quantization.scheme: dynamic_int8 is ONNX Runtime's own; choose another, or the format onnx")
+    scheme = recipe.quantization.scheme
+    if scheme in FILE_SCHEMES and job.format != "onnx":
+        raise RecipeError(f"quantization.scheme: {scheme} changes an ONNX file; choose another, or the format onnx")
 
 
 def _start(job: Job, seed: int) -> torch.device:
@@ -236,7 +238,7 @@ def _masked(trial: _Trial) -> MaskedPruning:
 def _quantize(trial: _Trial) -> None:
     """Make the network an integer one where the scheme asks for it."""
     scheme, tuning = trial.recipe.quantization.scheme, trial.recipe.finetuning
-    if scheme in ("none", "dynamic_int8"):
+    if scheme == "none" or scheme in FILE_SCHEMES:
         return
     if scheme.startswith("weights_"):
         trial.model.train()
@@ -271,8 +273,8 @@ def _write(trial: _Trial, file: Path, versions: dict[str, str]) -> dict[str, tor
     else:
         weights = maskable(model)
     export(model, trial.course.samples(2)[0], file, about, info.inputs, info.outputs)
-    if trial.recipe.quantization.scheme == "dynamic_int8":
-        dynamic_int8(file)
+    if change := FILE_SCHEMES.get(trial.recipe.quantization.scheme):
+        trial.course.notes += not_slower(trial.course.job, file, change)
     if trial.recipe.quantization.scheme.startswith("weights_") and file.suffix == ".onnx":
         shrink(file)
     return weights

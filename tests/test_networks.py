@@ -1,0 +1,36 @@
+"""The matrix of networks, every cell: the quickest here, all others in the slow suite."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from benchmarks.networks import COLUMNS, row
+from benchmarks.zoo import NETWORKS
+
+torch.set_num_threads(1)
+SMALL = ("two_heads", "autoencoder", "conv3d", "m5", "ds_cnn", "attention", "ncf", "unet", "branching")
+DECIDES = "the network decides by the values of its data"
+# (network, column) -> how the reason begins that stands there in place of `ok`.
+REASONS = {
+    ("lstm", "channel"): "channels: 0 of 1 layers narrower",
+    ("gru", "channel"): "channels: 0 of 1 layers narrower",
+    ("branching", "channel"): "channels: 0 of 1 layers narrower",
+    **{("branching", column): f"export: {DECIDES}" for column in COLUMNS if column not in ("channel", "mask")},
+}
+
+
+def check(name: str) -> None:
+    for column, cell in row(name).items():
+        assert cell.startswith(REASONS.get((name, column), "ok")), f"{column}: {cell}"
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_everything_goes_through_small_networks(name: str) -> None:
+    check(name)
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name not in SMALL])
+def test_every_cell_of_the_matrix_works_or_names_its_reason(name: str) -> None:
+    check(name)
