@@ -144,7 +144,8 @@ def _outline(
     task = task_of(config, progress, baseline.task)
     folder.mkdir(parents=True, exist_ok=True)
     with quiet.training() as pause:
-        job = Job(task, folder, format_of(runtime), config.device, 1, pause, progress)
+        timer, decisions = FileTimer(runtime, task), _decisions(config)
+        job = Job(task, folder, format_of(runtime), config.device, 1, pause, progress, None, timer, decisions)
         file = shape_of(trainer, recipe, trainer.open_dense(baseline.spec, baseline.dense_folder), job)
         if file is None:
             return None
@@ -188,7 +189,7 @@ def build(
         folder.mkdir(parents=True, exist_ok=True)
     with quiet.training() as pause:
         kept = _checkpoints(config, f"{baseline.dense_folder.name}-{recipe.digest()}")
-        timer, decisions = FileTimer(runtime, task), config.root / "cache" / "placement"
+        timer, decisions = FileTimer(runtime, task), _decisions(config)
         job = Job(task, folder, format_of(runtime), config.device, 1, pause, progress, kept, timer, decisions)
         compressed = trainer.compress(recipe, dense, taught if recipe.distillation.kind != "none" else None, job)
         stages |= compressed.stages
@@ -278,6 +279,11 @@ def _train(trainer: trainers.base.Trainer, spec: DenseSpec, job: Job, into: Path
 def _checkpoints(config: Config, name: str) -> Path:
     """Where the state of a long training lies: by what it makes, since a killed trial comes back as another."""
     return config.root / "cache" / "checkpoints" / name
+
+
+def _decisions(config: Config) -> Path:
+    """Where trainers keep what they decided by measuring."""
+    return config.root / "cache" / "placement"
 
 
 @functools.cache
