@@ -35,7 +35,8 @@ class TrainerContract:
 
     `learned`: what the first metric of a trained model reaches. `dense_training`: how the dense model is trained.
     `loss_of_quality`: what a compressed model may lose of that metric. `agreement`: of a file with its model; `coarse`:
-    the same of weights rounded to 4 bits after the training. `tuning`: of all recipes. `pretrained`: a model of the task that comes with its weights, if it has one.
+    the same of weights rounded to 4 bits after the training. `tuning`: of all recipes. `pretrained`: a model of the
+    task that comes with its weights, if it has one.
     """
 
     trainer: str
