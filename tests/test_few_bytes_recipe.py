@@ -219,3 +219,16 @@ def test_moved_copies_need_a_teacher_that_can_be_asked(task: Mnist, dense: Dense
     foreign = Teacher(dense.outputs, None)
     with pytest.raises(RecipeError, match="affine needs a teacher of the pytorch trainer"):
         Trainer().compress(FEW, dense, foreign, job(task, tmp_path))
+
+
+def test_a_fresh_start_knows_nothing_of_the_dense_weights(task: Mnist, dense: Dense, tmp_path: Path) -> None:
+    short = FineTuning(0.1, 0.1, 1e-4, 50)
+    pruning = Pruning("unstructured", 0.5, score="fisher")
+
+    def accuracy(start: str) -> float:
+        recipe = Recipe("lenet5", pruning=pruning, finetuning=replace(short, start=start), seed=5)
+        made = Trainer().compress(recipe, dense, None, job(task, tmp_path / start))
+        labels = task.data("validation").batch(np.arange(made.rows)).targets
+        return float((made.outputs["logits"].argmax(1) == labels).mean())
+
+    assert accuracy("dense") > accuracy("fresh") + 0.2

@@ -21,6 +21,7 @@ SCHEMES = (
 PLACED = ("static_int8", "qat_int8")  # schemes of which some layers may stay float
 SCORES = ("magnitude", "fisher")
 AUGMENTS = ("none", "affine")
+STARTS = ("dense", "fresh")
 DISTILLATIONS = ("none", "soft", "hard")
 CLUSTERS = (0, 8, 16, 32)
 TRAINABLE = ("all", "norm_bias_head")
@@ -163,6 +164,7 @@ class FineTuning:
     trainable: str = about("all", "which parameters are trained: all, or norm_bias_head", later=True)
     qat_learning_rate: float = about(0.0, "the same for qat_epochs; 0: 0.3 of learning_rate", later=True)
     augment: str = about("none", "affine: every other batch is of images moved a little", later=True)
+    start: str = about("dense", "fresh: from new weights, where the dense model's lead into a corner", later=True)
 
     def __post_init__(self) -> None:
         for name in ("epochs", "qat_epochs"):  # 2.0 and 2 are one recipe, and have one digest
@@ -179,6 +181,7 @@ class FineTuning:
         _bound("finetuning.qat_learning_rate", self.qat_learning_rate, 0.0, 10.0)
         choice("finetuning.trainable", self.trainable, TRAINABLE)
         choice("finetuning.augment", self.augment, AUGMENTS)
+        choice("finetuning.start", self.start, STARTS)
 
     @property
     def qat_rate(self) -> float:

@@ -96,6 +96,7 @@ ACTIVE: dict[str, Callable[[Values], bool]] = {
     "finetuning.epochs": _trains,
     "finetuning.qat_epochs": _qat,
     "finetuning.qat_learning_rate": _qat,
+    "finetuning.start": _trains,
     "finetuning.augment": lambda v: _trains(v) or _qat(v) or bool(v["quantization.clusters"]),
     "finetuning.learning_rate": lambda v: _trains(v) or _qat(v) or bool(v["quantization.clusters"]),
     "finetuning.batch_size": lambda v: _trains(v) or _qat(v) or bool(v["quantization.clusters"]),

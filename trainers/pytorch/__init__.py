@@ -18,7 +18,7 @@ CAPABILITIES = Capabilities(
     formats=("onnx", "pt2"),
     tuning=(
         *("micro_batch", "weight_decay", "label_smoothing", "ema", "trainable"),
-        *("qat_learning_rate", "augment"),
+        *("qat_learning_rate", "augment", "start"),
     ),
     scores=("magnitude", "fisher"),
 )

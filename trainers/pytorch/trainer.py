@@ -161,7 +161,12 @@ def _begin(
 ) -> _Trial:
     """The dense model with its weights, and all that its training needs."""
     program: TorchProgram = job.task.program("pytorch")
-    model = _placed(models.load(program.build(recipe.model), dense.folder / WEIGHTS), device)
+    if recipe.finetuning.start == "fresh" and program.pretrained(recipe.model):
+        raise RecipeError(f"finetuning.start: fresh, but {recipe.model} comes with its weights; write start: dense")
+    model = program.build(recipe.model)
+    if recipe.finetuning.start == "dense":
+        model = models.load(model, dense.folder / WEIGHTS)
+    model = _placed(model, device)
     course = open_course(model, job, device, digest_of([recipe.to_dict(), dense.spec.to_dict(), versions]))
     lecture = None
     if recipe.distillation.kind != "none" and teacher is not None:
