@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -89,10 +89,12 @@ def sweep(
     reference: Sequence[float] = (0.98, 0.132),
     metrics: Metrics | None = None,
     number: int = 1,
+    settings: Mapping[str, object] | None = None,
 ) -> Tracking:
     """A sweep STUDY-001 of those records, logged to the store in `root`; without `metrics` as older versions did."""
     tracking, name = Tracking(root, study), f"{study}-{number:03d}"
-    tracking.start_sweep(name, {"name": study}, {"pare.description": "LeNet-5."}, objectives, reference, metrics)
+    config = {"name": study, **(settings or {})}
+    tracking.start_sweep(name, config, {"pare.description": "LeNet-5."}, objectives, reference, metrics)
     for each in records:
         tracking.log_trial(name, each)
     return tracking

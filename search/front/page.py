@@ -10,7 +10,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
-from search.front import insight, plots
+from search.front import insight, papers, plots, published
 from search.front.summary import Summary, interval
 from search.front.wording import nothing_feasible, said, shrunk, than_dense, unconfirmed
 from search.study.metrics import Metrics
@@ -75,6 +75,7 @@ def page(summary: Summary) -> str:
         *_cards(summary),
         *(_chart(figure, hint) for figure, hint in charts if len(summary.complete)),
         *_confirmed(summary),
+        *_published(summary),
         *_trials(summary),
         "<h2>How the search went</h2>",
         *_chart_of(insight.hypervolume(summary), _reference(summary)),
@@ -192,6 +193,15 @@ def _confirmed(summary: Summary) -> Iterator[str]:
                 yield f"<td class=soft>{metrics[name].text(row[f'search/{name}'])}</td>"
         yield "</tr>"
     yield "</tbody></table></div>"
+
+
+def _published(summary: Summary) -> Iterator[str]:
+    found = published.beside(summary)
+    if found:
+        yield "<h2>Beside published results</h2>"
+    for each in found:
+        yield _chart(papers.chart(summary, each), "Papers' figures as they report them, ours with 95 % intervals.")
+        yield from published.table(summary, each)
 
 
 def _trials(summary: Summary) -> Iterator[str]:

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+from search.front import papers
 from search.front.plots import (
     GRANULARITY,
     GREY,
@@ -31,6 +32,7 @@ from search.front.plots import (
     turn,
     view,
 )
+from search.front.published import Beside, beside
 from search.front.summary import Summary, interval
 from search.study.metrics import Metrics
 from search.trial.record import colour
@@ -39,10 +41,15 @@ from search.trial.record import colour
 def draw(summary: Summary, path: Path) -> None:
     """Write the front as a PNG to `path`, one panel per further objective."""
     pairs = summary.pairs
-    figure = Figure(figsize=(7.2 * len(pairs), 5.6), dpi=140, layout="constrained")
+    published = beside(summary)
+    panels = len(pairs) + len(published)
+    figure = Figure(figsize=(7.2 * panels, 5.6), dpi=140, layout="constrained")
     figure.suptitle(f"{summary.study}: the Pareto front of {summary.counts()['complete']} trials", fontsize=13)
-    for axes, (x, y) in zip(np.atleast_1d(figure.subplots(1, len(pairs))), pairs, strict=True):
+    every = list(np.atleast_1d(figure.subplots(1, panels)))
+    for axes, (x, y) in zip(every[: len(pairs)], pairs, strict=True):
         _panel(axes, summary, x, y)
+    for axes, each in zip(every[len(pairs) :], published, strict=True):
+        _beside(axes, summary, each)
     handles = [
         Line2D(
             [],
@@ -56,7 +63,7 @@ def draw(summary: Summary, path: Path) -> None:
         )
         for t in legend(summary.complete)
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=4 * len(pairs), frameon=False, fontsize=9)
+    figure.legend(handles=handles, loc="outside lower center", ncols=4 * panels, frameon=False, fontsize=9)
     figure.savefig(path, metadata={"Software": None})
 
 
@@ -104,6 +111,32 @@ def _panel(axes: Axes, summary: Summary, x: str, y: str) -> None:
             axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
             axis.set_minor_locator(NullLocator())
     axes.set(xlabel=label(metrics, x), ylabel=label(metrics, y), xlim=view(summary, x), ylim=view(summary, y))
+    _style(axes)
+
+
+def _beside(axes: Axes, summary: Summary, found: Beside) -> None:
+    """Papers as crosses with their names, ours as points with intervals."""
+    metrics, (x, y) = summary.metrics, (found.x, found.y)
+    for (across, up), name in zip(papers.points(summary, found), found.papers, strict=True):
+        axes.scatter(across, up, marker="x", color=papers.PAPER, s=50, zorder=3)
+        axes.annotate(name, (across, up), xytext=(0, 7), textcoords="offset points", ha="center", fontsize=9)
+    for _, row in found.ours.iterrows():
+        at, up = shown(metrics, row, x)[0], shown(metrics, row, y)[0]
+        spread: dict[str, Any] = {"xerr": ends(metrics, row, x), "yerr": ends(metrics, row, y)}
+        axes.errorbar(at, up, **spread, color=GREY, linewidth=1, capsize=2, zorder=2)
+        axes.scatter(at, up, marker="D", color=papers.OURS, s=50, edgecolor="white", linewidth=0.8, zorder=4)
+    low, high = papers.span(summary, found)
+    if papers.logarithmic(low, high):
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(FixedLocator(ticks(low, high)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+        axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_title("beside published results (crosses)", fontsize=11, color=INK)
+    axes.set(xlabel=label(metrics, x), ylabel=label(metrics, y), xlim=(low, high))
+    _style(axes)
+
+
+def _style(axes: Axes) -> None:
     axes.grid(color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

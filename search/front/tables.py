@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
+from search.front import published
 from search.front.listing import KNEE, UNCONFIRMED, Column, Listing
 from search.front.summary import Summary
 from search.front.wording import nothing_feasible, result, said, shrunk, unconfirmed
@@ -98,6 +99,7 @@ def below(summary: Summary) -> list[str]:
         lines.append(nothing_feasible(summary))
     else:
         lines.append("No trial has been measured.")
+    lines += [f"Beside papers, {lowered(published.sentence(summary, each))}" for each in published.beside(summary)]
     if counts["infeasible"] or counts["failed"]:
         infeasible = f"{counts['infeasible']} of {counts['trials']} trials break a constraint"
         lines.append(f"{infeasible}, {counts['failed']} failed.")

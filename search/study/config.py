@@ -140,6 +140,9 @@ class Study(Section):
     constraints: list[str] = about("such as [accuracy_drop <= 0.02]; a trial that breaks one is infeasible", [])
     recipe: dict[str, Any] = about("what is done to a model; open values are searched (see RECIPE)")
     references: dict[str, dict[str, Any]] = about("recipes that are tried first, by name: {dense: {}}", {})
+    published: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_ -]+$")], dict[str, float]] = about(
+        "figures of papers that the report draws beside the front: {A PAPER: {accuracy: 0.99, float32_ratio: 100}}", {}
+    )
     runtime: str | dict[str, str] = about("what runs the exported file; {TRAINER: RUNTIME} for several trainers")
     dense: DenseTraining = DenseTraining()
     dense_of: dict[str, DenseTraining] = about("the same for single models, such as a larger teacher", {})
@@ -288,6 +291,16 @@ def _read(study: Mapping[str, Any], folder: Path) -> Iterator[str]:
     known = Metrics.of(spec) if spec is not None and not mistakes else None
     if known is not None:
         yield from known.problems(objectives, constraints)
+        yield from _published(study.get("published"), objectives, known)
+
+
+def _published(section: Any, objectives: list[str], known: Metrics) -> Iterator[str]:
+    """Mistakes in papers' figures: names that are no metrics, and points that could not be drawn."""
+    for paper, figures in section.items() if isinstance(section, Mapping) else ():
+        where, names = f"study.published.{paper}", [*figures] if isinstance(figures, Mapping) else []
+        yield from (f"{where}.{name}: {known.unknown(name)}" for name in names if name not in known.names())
+        if objectives and (objectives[0] not in names or len(names) < 2):
+            yield f"{where}: gives {', '.join(names) or 'nothing'}; it needs {objectives[0]} and one figure more"
 
 
 def _texts(listed: Any) -> list[str]:

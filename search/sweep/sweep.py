@@ -287,6 +287,10 @@ def _quiet_optuna() -> None:
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 
 
+# Settings that may change between two calls of a sweep.
+_FREE = ("budget.", "confirm.", "description", "published", "task.folder")
+
+
 def _changed(stored: dict[str, Any], settings: config.Study) -> list[str]:
     """What differs between a sweep's settings and these, of all that decides what a trial means; its budget may grow.
 
@@ -298,5 +302,5 @@ def _changed(stored: dict[str, Any], settings: config.Study) -> list[str]:
     return [
         f"  {key}: was {old.get(key)!r}, now {new.get(key)!r}"
         for key in sorted({*old, *new})
-        if old.get(key) != new.get(key) and not key.startswith(("budget.", "confirm.", "description", "task.folder"))
+        if old.get(key) != new.get(key) and not key.startswith(_FREE)
     ]
