@@ -1,4 +1,4 @@
-"""Real networks with random weights as files, for the packer: `python -m tests.real_models onnx|tflite FOLDER`.
+"""Real networks with random weights as files, for the packer: `python -m tests.real_models onnx|large|tflite FOLDER`.
 
 In a process of its own, because the two frameworks are kept apart and leave much behind.
 """
@@ -9,27 +9,24 @@ import contextlib
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-TIMM: tuple[str, ...] = (
-    "mobilenetv3_small_050",
-    "lcnet_035",
-    "tinynet_e",
-    "mobilevit_xxs",
-    "ghostnet_050",
-    "edgenext_xx_small",
+SMALL_TIMM = ("test_efficientnet", "test_efficientnet_ln", "test_efficientnet_gn", "test_byobnet", "test_convnext")
+TEXT = ("bert", "distilbert", "roberta", "albert", "electra", "squeezebert")
+LARGE_TIMM: tuple[str, ...] = (
+    *("mobilenetv3_small_050", "lcnet_035", "tinynet_e", "mobilevit_xxs", "ghostnet_050", "edgenext_xx_small"),
+    *("resnet10t", "efficientvit_m0", "mobileone_s0"),
 )
-TIMM += ("resnet10t", "efficientvit_m0", "mobileone_s0")
-TORCHVISION = ("squeezenet1_1", "shufflenet_v2_x0_5", "mnasnet0_5", "mobilenet_v3_small")
-TEXT = ("bert", "distilbert", "roberta", "albert", "electra")
+LARGE_TORCHVISION = ("squeezenet1_1", "shufflenet_v2_x0_5", "mnasnet0_5", "mobilenet_v3_small")
+Network = tuple[str, Any, tuple[Any, ...]]
 
 
-def onnx_files(folder: Path) -> None:
-    """NAME.onnx of every network, then some of them quantized, pruned or clustered."""
+def onnx_files(folder: Path, large: bool) -> None:
+    """NAME.onnx of every small network, and each pruned, clustered and quantized too; `large`: more, up to 20 MB."""
     import torch
 
     from tasks.imports import import_torchvision
@@ -37,35 +34,68 @@ def onnx_files(folder: Path) -> None:
     import_torchvision()
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    for name, model, example in _networks():
-        file = folder / f"{name}.onnx"
-        with contextlib.suppress(Exception), torch.no_grad():  # what the exporter cannot do is not the packer's
-            made = torch.onnx.export(model.eval(), example, dynamo=True, verbose=False)
-            assert made is not None
-            made.save(file)
-    for name in ("test_resnet", "lcnet_035", "bert"):
-        _pruned(folder / f"{name}.onnx", folder / f"{name}_pruned.onnx")
-        _clustered(folder / f"{name}.onnx", folder / f"{name}_clustered.onnx")
-        _int8(folder / f"{name}.onnx", folder / f"{name}_int8.onnx")
+    small = [*_images(SMALL_TIMM), *_narrow(), *_texts()]
+    for network in small:
+        _export(folder, *network)
+    for network in _large() if large else ():
+        _export(folder, *network)
+    for name, *_ in small:
+        source = folder / f"{name}.onnx"
+        if source.is_file():
+            for kind, make in (("pruned", _pruned), ("clustered", _clustered), ("int8", _int8)):
+                make(source, folder / f"{name}_{kind}.onnx")
 
 
-def _networks() -> Iterator[tuple[str, Any, tuple[Any, ...]]]:
+def _export(folder: Path, name: str, model: Any, example: tuple[Any, ...]) -> None:
+    import torch
+
+    with contextlib.suppress(Exception), torch.no_grad():  # what the exporter cannot do is not the packer's
+        made = torch.onnx.export(model.eval(), example, dynamo=True, verbose=False)
+        assert made is not None
+        made.save(folder / f"{name}.onnx")
+
+
+def _images(names: Sequence[str]) -> Iterator[Network]:
+    import timm
+    import torch
+
+    for name in names:
+        model = timm.create_model(name, num_classes=10)
+        yield name, model, (torch.zeros(1, *model.default_cfg["input_size"]),)
+
+
+def _narrow() -> Iterator[Network]:
+    """Torchvision's networks at a small part of their width."""
+    import torch
+    import torchvision
+
+    models, image = torchvision.models, (torch.zeros(1, 3, 64, 64),)
+    yield "mobilenet_v2", models.MobileNetV2(num_classes=10, width_mult=0.1), image
+    yield "mnasnet", models.MNASNet(0.1, num_classes=10), image
+    yield "shufflenet_v2", models.ShuffleNetV2([1, 2, 1], [8, 16, 24, 32, 64], num_classes=10), image
+
+
+def _texts() -> Iterator[Network]:
+    import torch
+    import transformers
+
+    ids, sizes = torch.zeros(1, 16, dtype=torch.int64), {"vocab_size": 200, "max_position_embeddings": 32}
+    sizes |= {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    sizes |= {"embedding_size": 32, "dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64}
+    for name in TEXT:
+        config = transformers.AutoConfig.for_model(name, **sizes)
+        config.return_dict = False
+        yield name, transformers.AutoModelForSequenceClassification.from_config(config), (ids,)
+
+
+def _large() -> Iterator[Network]:
     import timm
     import torch
     import torchvision
-    import transformers
 
-    for name in (*timm.list_models("test_*"), *TIMM):
-        model = timm.create_model(name, num_classes=10)
-        yield name, model, (torch.zeros(1, *model.default_cfg["input_size"]),)
-    for name in TORCHVISION:
+    yield from _images([*(name for name in timm.list_models("test_*") if name not in SMALL_TIMM), *LARGE_TIMM])
+    for name in LARGE_TORCHVISION:
         yield name, getattr(torchvision.models, name)(num_classes=10), (torch.zeros(1, 3, 64, 64),)
-    ids, small = torch.zeros(1, 16, dtype=torch.int64), {"num_hidden_layers": 2, "hidden_size": 64, "vocab_size": 500}
-    for name in TEXT:
-        sizes = small | {"intermediate_size": 128, "num_attention_heads": 2, "embedding_size": 64}
-        config = transformers.AutoConfig.for_model(name, **sizes, max_position_embeddings=64)
-        config.return_dict = False
-        yield name, transformers.AutoModelForSequenceClassification.from_config(config), (ids,)
 
 
 def _rewritten(source: Path, to: Path, change: Callable[[np.ndarray], np.ndarray]) -> None:
@@ -140,4 +170,7 @@ def tflite_files(folder: Path) -> None:
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
-    {"onnx": onnx_files, "tflite": tflite_files}[sys.argv[1]](Path(sys.argv[2]))
+    if sys.argv[1] == "tflite":
+        tflite_files(Path(sys.argv[2]))
+    else:
+        onnx_files(Path(sys.argv[2]), large=sys.argv[1] == "large")

@@ -32,9 +32,9 @@ def settle(model: nn.Module, scheme: str, masks: Masks, fit: Callable[[HeldMasks
     `masks`: by parameter name. A weight that rounds to zero stays so in the file.
     """
     names = parameters_of(model)
-    grid.attach(model, grid.LEVELS[scheme], names)
+    grids = grid.attach(model, grid.LEVELS[scheme], names)
     try:
-        fit(HeldMasks(model, {inner(name): mask for name, mask in masks.items()}))
+        fit(HeldMasks(model, {inner(name) if name in grids else name: mask for name, mask in masks.items()}))
     finally:
         grid.detach(model, names)
 
