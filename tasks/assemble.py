@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,17 +14,17 @@ from tasks.bench import Bench, class_count, instance, kind_of
 from tasks.describe import addresses, model_names, user_files
 from tasks.own import parts_of
 from tasks.sources import Wants
-from tasks.user_code import fetch
+from tasks.user_code import fetch, trainers_in
 
 
 def assembled(spec: TaskSpec, home: Path, progress: Progress) -> Task:
     """See `tasks.load.load`."""
     progress("loading the task", 0.0)
-    # Read once, when TensorFlow is imported: tf.keras is then tf_keras, which the compression library works on.
-    os.environ["TF_USE_LEGACY_KERAS"] = "1"
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    found = addresses(spec)
-    bench = Bench(spec, home, progress, parts_of(spec), found["model"], found["data"], code_digest(user_files(spec)))
+    found, files = addresses(spec), user_files(spec)
+    if "tensorflow" in trainers_in([file for file in files if file.suffix == ".py"]):
+        # Before the user's own import of it: it settles which Keras tf.keras is, and how many threads there are.
+        importlib.import_module("tasks.keras_files")
+    bench = Bench(spec, home, progress, parts_of(spec), found["model"], found["data"], code_digest(files))
     kind = found["model"].kind
     if kind in ("timm", "torchvision"):
         return _vision(bench)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
@@ -87,11 +88,7 @@ def _linear(layer: Any, name: str) -> Any:
 
 
 class KerasProgram:
-    """The Keras half of a task: the counterpart of `trainers.pytorch.program.TorchProgram`.
-
-    The network is Sequential or Functional; its inputs stand in the order of the task's input ports, its outputs in
-    that of the output ports.
-    """
+    """See `trainers.tensorflow.program.KerasProgram`."""
 
     def __init__(self, subject: KerasSubject, parts: Parts, loss: str, keep: Collection[str]) -> None:
         self.subject, self.parts, self.loss_name, self.named = subject, parts, loss, tuple(keep)
@@ -102,6 +99,10 @@ class KerasProgram:
         self.outputs = _outputs_form(self.model, self.softmax)
         self.ports: tuple[Port, ...] = ()
         self._kept(self.model)
+        if parts.augment is not None:
+            self.augment = self._augment
+        if parts.distill is not None:
+            self.distill = self._distill
 
     def build(self, model: str) -> Any:
         """The named model, with the user's weights where there are any, else a fresh start."""
@@ -147,11 +148,14 @@ class KerasProgram:
                 raise TaskError(f"task.keep: the model has no layer {name!r}{nearest(name, names)}", "model")
         return wanted
 
-    def augment(self, inputs: Mapping[str, Any], seed: int) -> Mapping[str, Any]:
-        """The batch as training sees it: what the user's augment makes of it, else the inputs themselves."""
-        if self.parts.augment is None:
-            return inputs
+    def _augment(self, inputs: Mapping[str, Any], seed: Any) -> Mapping[str, Any]:
+        """The batch as training sees it: what the user's augment makes of it."""
         return self.inputs.flat(self.parts.called("augment", self.inputs.nested(inputs), seed))
+
+    def _distill(self, student: Mapping[str, Any], teacher: Mapping[str, Any], how: Any) -> Any:
+        nested = (self.outputs.nested(student), self.outputs.nested(teacher), how)
+        takes = len(inspect.signature(self.parts.distill).parameters)
+        return self.parts.called("distill", *nested[:takes])
 
 
 def _labels(target: Any, output: Any) -> Any:

@@ -14,9 +14,14 @@ from typing import Any
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ["TF_USE_LEGACY_KERAS"] = "1"  # read once, when TensorFlow is imported
 
+import tensorflow as tf
 import tf_keras
 
 from tasks.base import TaskError
+
+# As the trainer has them, which comes later: TensorFlow takes the numbers before its first operation only.
+tf.config.threading.set_intra_op_parallelism_threads(1)
+tf.config.threading.set_inter_op_parallelism_threads(1)
 
 # Of layers' settings: what only decides how weights begin, or what the two generations of Keras say differently.
 DROPPED = (

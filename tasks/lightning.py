@@ -218,6 +218,7 @@ class LightningProgram(Program):
         if self.parts.loss is not None or self.half.spec.loss:
             return super().loss(outputs, inputs, targets, label_smoothing)
         assert self.outputs is not None
+        self._not_smoothed(label_smoothing)
         self.half.place(next(iter(outputs.values())).device)
         value = self.half.step("training_step", self.outputs.nested(outputs), targets, {})
         value = value.get("loss") if isinstance(value, Mapping) else value

@@ -164,6 +164,7 @@ class Program:
         """See TorchProgram: the user's loss, the one that the study names, or what the targets suggest."""
         if self.parts.loss is None:
             return self._usual(outputs, targets, label_smoothing)
+        self._not_smoothed(label_smoothing)
         assert self.outputs is not None
         nested = self.outputs.nested(outputs)
         batch = targets if takes_targets(self.parts.loss) else self.batch(inputs, targets)
@@ -178,12 +179,19 @@ class Program:
         nested = self.inputs.nested(inputs)
         return nested if targets is None else (nested, targets)
 
+    def _not_smoothed(self, smoothing: float) -> None:
+        if smoothing:
+            raise TaskError(
+                "finetuning.label_smoothing: only cross-entropy of the study's own knows it; write 0", "loss"
+            )
+
     def _usual(self, outputs: Tensors, targets: Any, smoothing: float) -> torch.Tensor:
         port = next((port for port in self.ports if port.kind == "logits"), self.ports[0])
         output, target = outputs[port.name], next(leaf for _, leaf in leaves(targets))
         name = self.loss_name or ("cross_entropy" if port.kind == "logits" else "mse")
         if name == "cross_entropy":
             return _cross_entropy(output.movedim(port.axis, 1), target, smoothing)
+        self._not_smoothed(smoothing)
         return LOSSES[name](output, target.to(output.dtype).reshape(output.shape))
 
     def keep(self, network: nn.Module) -> Collection[str]:
