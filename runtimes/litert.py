@@ -117,7 +117,7 @@ def load(artifact: Artifact, threads: int, batch: int | None = None) -> Session:
     try:
         with _stderr_closed():
             return Session(Interpreter(model_content=content, num_threads=threads), batch, artifact)
-    except (ValueError, RuntimeError) as problem:
+    except Exception as problem:  # a damaged file makes its Python side raise whatever it likes
         raise ArtifactError(f"{artifact.path}: LiteRT {version()} cannot load it: {_reason(problem)}") from None
 
 

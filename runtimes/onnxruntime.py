@@ -107,7 +107,10 @@ def _load(artifact: Artifact, options: Callable[[bool], onnxruntime.SessionOptio
     content = artifact.read()
 
     def model(widened: bool) -> onnxruntime.InferenceSession:
-        return onnxruntime.InferenceSession(content, options(widened), providers=["CPUExecutionProvider"])
+        # The fallback would load what failed once more, and announce it on standard output.
+        return onnxruntime.InferenceSession(
+            content, options(widened), providers=["CPUExecutionProvider"], enable_fallback=False
+        )
 
     try:
         if not cpu.saturates_int8():
