@@ -47,7 +47,7 @@ schedule: .venv/.run
 	@.venv/bin/python -m search.schedule run $(overrides) $(args)
 
 test: .venv/.dev
-	@.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(args)
+	@.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0 $(args)
 
 test-cluster: .venv/.dev
 	@.venv/bin/python -m pytest -m cluster $(args)

@@ -42,6 +42,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: order.get(item.path.name, len(order)))
 
 
+def pytest_handlecrashitem(crashitem: str) -> None:
+    """Name at once the test in which a worker of xdist died: who waits for the summary may wait in vain."""
+    print(f"\na worker died in {crashitem}", flush=True)
+
+
 @pytest.fixture(scope="session")
 def fetched() -> Path:
     """The project's cache with MNIST in it, fetched if it is not there yet."""

@@ -43,7 +43,7 @@ def shown(root: Path, *words: str, capsys: pytest.CaptureFixture[str]) -> tuple[
 
 
 def waited(condition: Any) -> bool:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 90
     while not condition() and time.monotonic() < deadline:
         time.sleep(0.05)
     return bool(condition())
