@@ -39,7 +39,7 @@ _PREFIXES = {
 }
 _VALID = {"model": MODELS, "data": DATA}
 # The name in a Python file where none is written.
-DEFAULT_NAMES = {"model": "model", "data": "data", "loss": "loss", "metric": "metric", "name": ""}
+DEFAULT_NAMES = {"name": "", **{field: field for field in ("model", "data", "loss", "metric", "optimizer")}}
 # Prefix -> the import name of its optional dependency, and the extra that installs it.
 EXTRAS = {"timm": ("timm", "vision"), "hf": ("transformers", "text"), "datasets": ("datasets", "text")}
 
@@ -70,7 +70,7 @@ def located(spec: TaskSpec, path: str) -> Path:
 def read(field: str, text: str) -> Address:
     """The address that a field of the `task` section holds; raises TaskError naming the valid ones.
 
-    `field`: model, data, loss, metric or name.
+    `field`: model, data, loss, metric, optimizer or name.
     """
     if found := _code(field, text):
         return found
@@ -81,7 +81,7 @@ def read(field: str, text: str) -> Address:
         return Address(prefix, rest)  # type: ignore[arg-type]
     if field == "model" and (found := _model_file(text)):
         return found
-    if field in ("name", "loss", "metric") and not colon:
+    if field in ("name", "loss", "metric", "optimizer") and not colon:
         return Address("name", text)
     raise TaskError(_unknown(field, text))
 

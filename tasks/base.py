@@ -110,6 +110,7 @@ class TaskSpec:
     weights: str = ""
     loss: str = ""
     metric: str = ""
+    optimizer: str = ""
     direction: str = ""
     text: str = ""
     label: str = ""

@@ -37,7 +37,7 @@ def addresses(spec: TaskSpec) -> dict[str, Address]:
         if found["name"].kind == "file" and not found["name"].name and is_plain(spec):
             place = found["name"].place
             found["model"], found["data"] = Address("file", place, "model"), Address("file", place, "data")
-    for field in ("model", "data", "loss", "metric"):
+    for field in ("model", "data", "loss", "metric", "optimizer"):
         if text := getattr(spec, field):
             found[field] = read(field, text)
     return found

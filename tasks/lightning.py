@@ -35,6 +35,7 @@ from tasks.lightning_steps import (
     raise_called,
     run_step,
     tensors,
+    the_optimizer,
     whole,
 )
 from tasks.ports import Form
@@ -212,6 +213,22 @@ class LightningProgram(Program):
     def __init__(self, half: LightningHalf, form: Form) -> None:
         super().__init__(half.lightning, form, half.parts, half.spec.loss, half.spec.keep)
         self.half = half
+        if half.spec.optimizer == "configure_optimizers":
+            self.optimizer = self._configured
+
+    def _configured(self, model: nn.Module, learning_rate: float) -> torch.optim.Optimizer:
+        """What the module configures for the network under compression; its largest learning rate is the recipe's."""
+        module, child = copy.copy(self.half.fresh()), self.half.lightning.child
+        if child:
+            module.set_submodule(child, model)
+        else:
+            module.__dict__.update(_modules=model._modules, _parameters=model._parameters, _buffers=model._buffers)
+        with quiet(module, {}), guarded("model", "configure_optimizers()", self.half.folder):
+            found = the_optimizer(module.configure_optimizers())
+        largest = max(group["lr"] for group in found.param_groups)
+        for group in found.param_groups:
+            group["lr"] *= learning_rate / largest if largest else 1.0
+        return found
 
     def loss(self, outputs: Tensors, inputs: Tensors, targets: Any, label_smoothing: float = 0.0) -> torch.Tensor:
         """See TorchProgram."""

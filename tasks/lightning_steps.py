@@ -102,6 +102,21 @@ def quiet(module: Any, logged: dict[str, Any]) -> Iterator[None]:
         del module.__dict__["log"], module.__dict__["log_dict"]
 
 
+def the_optimizer(configured: Any) -> torch.optim.Optimizer:
+    """The one in what configure_optimizers() returned, in any of Lightning's forms; its schedulers are not used."""
+    found = configured
+    if isinstance(found, tuple) and len(found) == 2 and isinstance(found[0], tuple | list):
+        found = found[0]  # optimizers, schedulers
+    if isinstance(found, tuple | list) and len(found) == 1:
+        found = found[0]
+    if isinstance(found, Mapping):
+        found = found.get("optimizer")
+    if not isinstance(found, torch.optim.Optimizer):
+        several = f"{len(found)} optimizers" if isinstance(found, tuple | list) else type(found).__name__
+        raise TaskError(f"configure_optimizers() returned {several}; return one torch.optim.Optimizer", "model")
+    return found
+
+
 def overridden(module: Any, name: str) -> bool:
     """Whether the user's class defines the method that Lightning leaves empty."""
     owner = next((each for each in type(module).__mro__ if name in vars(each)), None)

@@ -21,6 +21,7 @@ OPTIONAL = (
     "preprocess",
     "postprocess",
     "augment",
+    "optimizer",
     "METRICS",
     "MODELS",
     "PREPROCESS",
@@ -42,6 +43,7 @@ class Parts:
     preprocess: Any = None
     postprocess: Any = None
     augment: Any = None
+    optimizer: Any = None
     image: Mapping[str, Any] | None = None
     trained: bool | None = None
     classes: tuple[str, ...] = ()
@@ -54,7 +56,14 @@ class Parts:
             return getattr(self, part)(*args)
 
 
-_STEPS = {"augment": "data", "preprocess": "data", "keep": "model", "distill": "loss", "postprocess": "metric"}
+_STEPS = {
+    "optimizer": "model",
+    "augment": "data",
+    "preprocess": "data",
+    "keep": "model",
+    "distill": "loss",
+    "postprocess": "metric",
+}
 
 
 def parts_of(spec: TaskSpec) -> Parts:
@@ -63,7 +72,7 @@ def parts_of(spec: TaskSpec) -> Parts:
     found: dict[str, Any] = {}
     if file is not None and file.kind == "file":
         found = _in_file(spec, file)
-    for part in ("loss", "metric"):
+    for part in ("loss", "metric", "optimizer"):
         text = getattr(spec, part)
         address = read(part, text) if text else None
         if address is not None and address.is_code:
@@ -80,6 +89,8 @@ def _in_file(spec: TaskSpec, file: Address) -> dict[str, Any]:
     module = load(path)
     there = {name: getattr(module, name) for name in OPTIONAL if hasattr(module, name)}
     there.pop("MODELS", None)
+    if not callable(there.get("optimizer", print)):
+        del there["optimizer"]  # one that their own script trains with
     image, trained = there.pop("PREPROCESS", None), there.pop("TRAINED", None)
     classes = tuple(map(str, there.pop("CLASSES", ())))
     names = {name: f"{path.name}:{name}" for name in there}

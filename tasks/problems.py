@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from tasks.user_code import defined, parsed
 
 LOSSES = ("cross_entropy", "mse", "l1", "bce")
 WHOLE = ("onnx", "keras", "hf")  # kinds of model that hold their weights themselves
-FIELDS = ("name", "model", "data", "loss", "metric")
+FIELDS = ("name", "model", "data", "loss", "metric", "optimizer")
 
 
 def problems(spec: TaskSpec) -> list[str]:
@@ -139,6 +139,20 @@ def _not_fitting(spec: TaskSpec) -> Iterator[str]:
     loss = addresses.get("loss")
     if loss is not None and loss.kind == "name" and loss.place not in LOSSES:
         yield f"task.loss: {loss.place!r} is not a loss{nearest(loss.place, LOSSES)}, or FILE.py:NAME"
+    yield from _optimizer(addresses)
+
+
+def _optimizer(addresses: Mapping[str, Address]) -> Iterator[str]:
+    """An optimizer of one's own: a function for PyTorch models, or what a LightningModule configures."""
+    optimizer, model = addresses.get("optimizer"), addresses["model"]
+    if optimizer is None:
+        return
+    if model.kind in ("keras", "onnx"):
+        yield f"task.optimizer: {model.place} is not trained by PyTorch; leave it out"
+    elif optimizer.kind == "name" and optimizer.place != "configure_optimizers":
+        yield f"task.optimizer: {optimizer.place!r} is not valid; write FILE.py:NAME or configure_optimizers"
+    elif optimizer.kind == "name" and model.kind not in ("file", "module"):
+        yield "task.optimizer: only a LightningModule has configure_optimizers; write FILE.py:NAME"
 
 
 def metric_is_code(metric: Address | None) -> bool:

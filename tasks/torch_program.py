@@ -121,6 +121,8 @@ class Program:
         self._example: list[torch.Tensor] = []
         if parts.distill is not None:
             self.distill = self._distill
+        if parts.optimizer is not None:
+            self.optimizer = self._optimizer
 
     def probe(self, examples: Sequence[Arrays]) -> list[Arrays]:
         """The model's outputs on examples, by name; settles what the outputs are called and how the model is called."""
@@ -241,6 +243,13 @@ class Program:
             moved = self.parts.called("augment", self.inputs.nested(inputs), generator)
             return self.inputs.flat(plain(moved))
         return {name: _moved(tensor, generator) for name, tensor in inputs.items()} if self.moves_images else inputs
+
+    def _optimizer(self, model: nn.Module, learning_rate: float) -> torch.optim.Optimizer:
+        made = self.parts.called("optimizer", model, learning_rate)
+        if not isinstance(made, torch.optim.Optimizer):
+            shown = type(made).__name__
+            raise TaskError(f"optimizer() returned {shown}; return a torch.optim.Optimizer of the model", "model")
+        return made
 
     def _distill(self, student: Tensors, teacher: Tensors, how: Any) -> torch.Tensor:
         assert self.outputs is not None

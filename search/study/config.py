@@ -56,6 +56,7 @@ class Task(Section):
     loss: str = about("FILE.py:NAME; what the task's kind says if left out", "")
     metric: str = about("a known metric's name, FILE.py:NAME, or what the LightningModule logs", "")
     direction: Literal["", "maximize", "minimize"] = about("of a metric of your own", "")
+    optimizer: str = about("FILE.py:NAME, or configure_optimizers of a LightningModule; Adam if left out", "")
     text: str = about("the column with the text", "")
     label: str = about("the column with the label", "")
     train: str = about("the training split's file or name, where the source does not say", "")

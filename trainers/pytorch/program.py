@@ -24,6 +24,8 @@ class TorchProgram(Protocol):
       the teacher, without the loss; by default what `trainers.pytorch.distill.divergence` says of the output ports.
     - `augments(stage: str, step: int) -> bool`: whether `augment` is called in this step of `dense`, `fine-tune` or
       `qat`; by default in every step whose teacher sees the same batch.
+    - `optimizer(network, learning_rate: float) -> Optimizer`: the task's own in the place of Adam; the cosine schedule
+      scales the learning rate of each of its groups.
     - `loss` with a parameter `label_smoothing: float`, without which `finetuning.label_smoothing` is refused.
     """
 

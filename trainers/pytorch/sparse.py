@@ -28,7 +28,9 @@ class ScoredPruning(MaskedPruning):
         self.optimizer: torch.optim.Optimizer | None = None
 
     def optimized_by(self, optimizer: torch.optim.Optimizer) -> None:
-        """Told by the training loop: whose second moments say what a weight is worth."""
+        """Told by the training loop: whose second moments say what a weight is worth; raises TrainingError."""
+        if self.pruning.score == "fisher" and not all("betas" in group for group in optimizer.param_groups):
+            raise TrainingError(f"pruning.score: fisher needs Adam's moments; the task has {type(optimizer).__name__}")
         self.optimizer = optimizer
 
     def before_step(self, step: int, steps: int) -> bool:

@@ -101,7 +101,8 @@ class _Run:
     def _new_optimizer(self) -> torch.optim.Optimizer:
         own: Callable[[nn.Module, float], torch.optim.Optimizer] | None
         own = getattr(self.loss_of.program, "optimizer", None)
-        made = own(self.model, self.plan.learning_rate) if own else _adam(self.model, self.plan)
+        made = _checked(own(self.model, self.plan.learning_rate), self.model, self.plan) if own else None
+        made = made or _adam(self.model, self.plan)
         if (told := getattr(self.constraint, "optimized_by", None)) is not None:
             told(made)
         for group in made.param_groups:
@@ -255,6 +256,16 @@ def fit(
         if constraint is not None:
             constraint.after_step()
     return run.curves
+
+
+def _checked(own: torch.optim.Optimizer, model: nn.Module, plan: Plan) -> torch.optim.Optimizer:
+    """The task's own optimizer, if it is of this network; raises TrainingError."""
+    if plan.weight_decay:
+        raise TrainingError("finetuning.weight_decay: the task has an optimizer of its own, which sets it; write 0")
+    theirs = {id(parameter) for group in own.param_groups for parameter in group["params"]}
+    if not theirs or theirs - {id(parameter) for parameter in model.parameters()}:
+        raise TrainingError("the task's optimizer holds other parameters than those of the network it was given")
+    return own
 
 
 def _adam(model: nn.Module, plan: Plan) -> torch.optim.Optimizer:
