@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -114,7 +115,7 @@ def test_a_variable_of_that_name_is_not_the_tasks(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_needs_our_adam_is_refused(recipe: dict[str, object], says: str, tmp_path: Path) -> None:
+def test_what_needs_our_adam_is_refused(recipe: dict[str, Any], says: str, tmp_path: Path) -> None:
     task = load(configured(tmp_path), tmp_path / "cache", own_cases.quiet)
     name = task.info().models["pytorch"][0]
     dense = Trainer().dense(DenseSpec("pytorch", name, epochs=1, batch_size=32), job(task, tmp_path / "dense"))
@@ -130,7 +131,7 @@ def test_several_optimizers_and_mistakes_in_the_study_are_told(tmp_path: Path) -
     program = task.program("pytorch")
     network = program.build(task.info().models["pytorch"][0])
     with pytest.raises(TaskError, match=r"configure_optimizers\(\) returned 2 optimizers; return one"):
-        program.optimizer(network, 0.1)  # type: ignore[attr-defined]
+        program.optimizer(network, 0.1)
     (said,) = problems(dataclasses.replace(spec, optimizer="configure"))
     assert said == "optimizer: 'configure' is not valid; write FILE.py:NAME or configure_optimizers"
     (said,) = problems(dataclasses.replace(own_cases.onnx(tmp_path), optimizer="lit.py:Net"))
