@@ -56,7 +56,7 @@ class Batcher:
         self._together = False  # whether the last batch held more than one request
         self._timer: asyncio.TimerHandle | None = None
         self._scheduled = False
-        self._thread = None if self._async or plan.inline else ThreadPoolExecutor(1, "model")
+        self._thread = None if self._async or plan.inline >= plan.size else ThreadPoolExecutor(1, "model")
         self._tasks: set[asyncio.Task] = set()
 
     async def infer(self, inputs: Arrays) -> tuple[Arrays, int]:
@@ -118,7 +118,7 @@ class Batcher:
             self._timer = None
         batch = self._take()
         self._together = len(batch) > 1
-        if self._async or self._thread is not None:
+        if self._async or (self._thread is not None and sum(item.rows for item in batch) > self.plan.inline):
             self._active += 1
             task = asyncio.get_running_loop().create_task(self._elsewhere(batch))
             self._tasks.add(task)

@@ -32,11 +32,11 @@ class Timing:
 
 @dataclass(frozen=True)
 class Plan:
-    """How requests are batched. `inline`: in the event loop itself; `why`: in words, for people."""
+    """How requests are batched. `inline`: batches of so many rows run in the event loop itself; `why`: for people."""
 
     size: int
     wait_ms: float
-    inline: bool
+    inline: int
     p99_ms: float
     why: str
     timings: Mapping[int, Timing] = field(default_factory=dict)
@@ -51,7 +51,7 @@ def choose(timings: Mapping[int, Timing], p99_ms: float | None = None) -> Plan:
     if not fitting:
         size = min(timings)
         why = f"{asked} cannot hold under load: a batch of {size} takes {one.slow_ms:.3g} ms, and a request meets two"
-        return Plan(size, 0.0, one.slow_ms < INLINE_MS, goal, why, dict(timings))
+        return Plan(size, 0.0, _short(timings), goal, why, dict(timings))
     best = max(rate(timings, size) for size in fitting)
     size = min(size for size in fitting if rate(timings, size) >= NEAR * best)
     slack = goal - OVERHEAD_MS - 2 * timings[size].slow_ms
@@ -62,7 +62,12 @@ def choose(timings: Mapping[int, Timing], p99_ms: float | None = None) -> Plan:
         f"{asked}: batches up to {size} ({timings[size].slow_ms:.3g} ms, {gain:.2g} times the throughput of single "
         f"inputs; a request may meet two), wait {wait:g} ms (a second input saves {saved(timings):.2g} ms)"
     )
-    return Plan(size, wait, timings[size].slow_ms < INLINE_MS, goal, why, dict(timings))
+    return Plan(size, wait, _short(timings), goal, why, dict(timings))
+
+
+def _short(timings: Mapping[int, Timing]) -> int:
+    """Rows of the largest batch that is over before a thread would be of use; 0 where none is."""
+    return max((size for size, timing in timings.items() if timing.median_ms < INLINE_MS), default=0)
 
 
 def rate(timings: Mapping[int, Timing], size: int) -> float:

@@ -6,7 +6,9 @@ in, arrays out, and back; no server. Every mistake is a RequestError of one sent
 
 from __future__ import annotations
 
+import contextlib
 import math
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -136,6 +138,9 @@ def _shape(port: Port, shape: Any, ends: Ends) -> tuple[int, ...]:
 def _from_json(port: Port, data: Any, shape: tuple[int, ...]) -> np.ndarray:
     if not isinstance(data, list):
         raise RequestError(f"{port.name}: data is missing; send a list of numbers, or binary_data_size")
+    if port.dtype == "float32" and len(data) == math.prod(shape):
+        with contextlib.suppress(struct.error, OverflowError):  # nested, or no numbers: below
+            return np.frombuffer(struct.pack(f"{len(data)}f", *data), np.float32).reshape(shape)
     kind = np.dtype(port.dtype).kind
     try:
         values = np.asarray(data, None if kind in "iub" else port.dtype)

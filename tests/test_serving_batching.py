@@ -44,6 +44,22 @@ def test_it_waits_at_most_what_a_second_input_saves() -> None:
     assert policy.choose(timings({1: 0.01, 2: 0.011, 4: 0.012}), 100).wait_ms == 0  # less than the clock's tick
 
 
+def test_a_small_batch_runs_here_and_a_large_one_in_a_thread() -> None:
+    assert policy.choose(timings({1: 0.2, 2: 0.3, 4: 0.6, 8: 1.1, 16: 2.0}), 1000).inline == 4
+    assert policy.choose(timings({1: 3, 2: 4}), 1000).inline == 0
+    model = Doubling()
+
+    async def main() -> None:
+        made = Batcher(model, plan(8, inline=2))
+        await made.infer(row(1, rows=2))
+        assert model.threads == {"MainThread"}
+        await made.infer(row(1, rows=3))
+        assert len(model.threads) == 2
+        made.close()
+
+    asyncio.run(main())
+
+
 @given(st.dictionaries(st.sampled_from(policy.SIZES), st.floats(0.001, 500), min_size=1), st.floats(1, 2000))
 def test_the_goal_holds_for_a_request_that_meets_two_batches(each: dict[int, float], goal: float) -> None:
     found = timings(each)
@@ -68,7 +84,7 @@ def test_measuring_ends_in_time_and_leaves_out_what_is_too_slow() -> None:
     assert now < 4
 
 
-def plan(size: int = 8, wait_ms: float = 0.0, inline: bool = True) -> Plan:
+def plan(size: int = 8, wait_ms: float = 0.0, inline: int = 99) -> Plan:
     return Plan(size, wait_ms, inline, 100.0, "")
 
 
@@ -91,8 +107,8 @@ def row(value: float, width: int = 2, rows: int = 1) -> dict[str, np.ndarray]:
     return {"x": np.full((rows, width), value, np.float32)}
 
 
-@pytest.mark.parametrize("inline", [True, False])
-def test_requests_that_come_together_run_together_and_get_their_own_answers(inline: bool) -> None:
+@pytest.mark.parametrize("inline", [8, 0])
+def test_requests_that_come_together_run_together_and_get_their_own_answers(inline: int) -> None:
     model = Doubling()
 
     async def main() -> None:
@@ -106,16 +122,16 @@ def test_requests_that_come_together_run_together_and_get_their_own_answers(inli
     assert sum(model.sizes) == 20
     assert max(model.sizes) == 8
     assert len(model.sizes) <= 5
-    assert ("MainThread" in model.threads) == inline
+    assert ("MainThread" in model.threads) == (inline == 8)
 
 
 @given(
     st.lists(st.tuples(st.integers(1, 20), st.sampled_from([2, 3])), min_size=1, max_size=25),
     st.integers(1, 9),
-    st.booleans(),
+    st.integers(0, 9),
 )
 def test_any_mixture_of_rows_and_shapes_is_answered_row_by_row(
-    asked: list[tuple[int, int]], size: int, inline: bool
+    asked: list[tuple[int, int]], size: int, inline: int
 ) -> None:
     model = Doubling()
 
@@ -132,8 +148,8 @@ def test_any_mixture_of_rows_and_shapes_is_answered_row_by_row(
     assert sum(model.sizes) == sum(rows for rows, _ in asked)
 
 
-@pytest.mark.parametrize("inline", [True, False])
-def test_one_bad_request_costs_the_others_nothing(inline: bool) -> None:
+@pytest.mark.parametrize("inline", [8, 0])
+def test_one_bad_request_costs_the_others_nothing(inline: int) -> None:
     async def main() -> list[Any]:
         made = Batcher(Doubling(), plan(8, inline=inline))
         return await asyncio.gather(*(made.infer(row(i)) for i in (1, -1, 3)), return_exceptions=True)
@@ -196,7 +212,7 @@ def test_what_waits_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batchers, "WAITING_BYTES", 100)
 
     async def main() -> list[Any]:
-        made = Batcher(Doubling(), plan(2, inline=False))
+        made = Batcher(Doubling(), plan(2, inline=0))
         return await asyncio.gather(*(made.infer(row(i)) for i in range(50)), return_exceptions=True)
 
     found = asyncio.run(main())
