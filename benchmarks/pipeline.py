@@ -86,7 +86,9 @@ def main() -> None:
                 worst[parts] = difference(port, "net", several, session.run(several))
                 got = load.run("127.0.0.1", port, "/v2/models/net/infer", count, seconds, folder / "body", fields)
                 rates.setdefault(parts, []).append(got["rate"])
-                print(f"parts={parts}: {got['rate']:.0f}/s, p50 {got['p50']:.1f} ms, p99 {got['p99']:.1f} ms", flush=True)
+                print(
+                    f"parts={parts}: {got['rate']:.0f}/s, p50 {got['p50']:.1f} ms, p99 {got['p99']:.1f} ms", flush=True
+                )
                 process.send_signal(signal.SIGTERM)
                 process.wait(60)
         whole = statistics.median(rates.get(1, [float("nan")]))

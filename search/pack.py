@@ -58,7 +58,7 @@ def file_of(words: Sequence[str], usage: Usage) -> tuple[Path, dict[str, str]]:
 def shrunk(file: Path) -> Path:
     """Write the smaller model and what it said of itself; returns the model's file."""
     import onnx  # half a second, where it is asked for
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+    from google.protobuf.message import DecodeError
 
     from packing.graph.smaller import smaller
 

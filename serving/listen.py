@@ -27,7 +27,7 @@ _ANSWER = b"HTTP/1.1 408 Request Timeout\r\ncontent-type: application/json\r\nco
 
 
 class Together:
-    """A transport that sends the head of an answer along with its body: one system call and one packet instead of two."""
+    """A transport that sends the head of an answer along with its body: one system call and one packet, not two."""
 
     def __init__(self, transport: asyncio.Transport) -> None:
         self._transport = transport
@@ -64,12 +64,12 @@ class TimedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         """The first request is awaited from here on."""
-        super().connection_made(Together(transport))  # type: ignore[arg-type]
+        super().connection_made(Together(transport))
         self.since = self.loop.time()
 
     def on_response_complete(self) -> None:
         """An answer to HEAD has no body."""
-        self.transport.flush()  # type: ignore[attr-defined]
+        self.transport.flush()
         super().on_response_complete()
 
     def on_message_begin(self) -> None:

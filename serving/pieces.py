@@ -78,7 +78,7 @@ def load(package: Package, home: Path) -> Loaded:
     reads = [port.name for port in session.inputs]
 
     def compute(arrays: Arrays) -> dict[str, np.ndarray]:
-        made = session.run({name: np.ascontiguousarray(arrays[name]) for name in reads})
+        made = session.run({name: np.asarray(arrays[name], order="C") for name in reads})
         return {name: made[name] if name in made else arrays[name] for name in gives}
 
     return Loaded(compute, lambda: model.verified(artifact))

@@ -13,8 +13,8 @@ import numpy as np
 import orjson
 
 from serving import reduce
+from serving.errors import RequestError
 from serving.model import Model
-from serving.process import RequestError
 from serving.protocol import JSON, read_json
 
 PNG = "image/png"

@@ -1,7 +1,7 @@
 """What a request goes through before and after the model: an image, a text or a row -> arrays -> an answer for people.
 
-Stands alone: NumPy, Pillow for images, tokenizers for text, and nothing of Pare, so that a picked folder can carry a
-copy. What to do is plain data, as `tasks.base.Serving.to_dict` gives it and serving.json keeps it:
+Stands alone with picture.py and errors.py: NumPy, Pillow for images, tokenizers for text, nothing else of Pare. What to
+do is plain data, as `tasks.base.Serving.to_dict` gives it and about.json keeps it:
 
 - image: `mode` (L, RGB), `size` ([height, width] that the model takes), `resize` (shorter side, or [height, width]),
   `fit` (crop: the centre of the resized image; squash: to the size; none: it has the size), `interpolation`, `mean`,
@@ -14,23 +14,19 @@ copy. What to do is plain data, as `tasks.base.Serving.to_dict` gives it and ser
 from __future__ import annotations
 
 import functools
-import io
 import math
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from serving import picture
+from serving.errors import RequestError
+
 TOP = 5
-PIXELS = 50_000_000  # an image that claims more is refused unread
 SMALLEST = 8  # tokens that a text is padded to at least; then the next power of two, so that texts share batches
 _DTYPES = {"float": "float32", "double": "float64"}
-
-
-class RequestError(ValueError):
-    """A request that the model cannot answer; the message is one sentence with what was found and what to send."""
 
 
 class Process:
@@ -110,7 +106,7 @@ class Process:
         return self.classes[index] if index < len(self.classes) else str(int(index))
 
     def _image(self, request: Any) -> dict[str, np.ndarray]:
-        pixels = self._pixels(_opened(request))
+        pixels = picture.pixels(picture.opened(request), self.options)
         port = self.ports[0]
         mean, std = (
             np.asarray(self.options.get(key, default), np.float32) for key, default in (("mean", 0), ("std", 1))
@@ -119,26 +115,6 @@ class Process:
         if _channels_first(port, values.shape[-1]):
             values = np.moveaxis(values, -1, 0)
         return {port["name"]: np.ascontiguousarray(_cast(values[None], port))}
-
-    def _pixels(self, image: Any) -> np.ndarray:
-        """uint8 [height, width, channels]."""
-        from PIL import Image
-
-        if image.mode.startswith("I;16"):
-            image = Image.fromarray((np.asarray(image, np.uint16) // 257).astype(np.uint8))
-        said = self.options
-        how = Image.Resampling[str(said.get("interpolation", "bilinear")).upper()]
-        image = image.convert(str(said.get("mode", "RGB")))
-        size, resize, fit = said.get("size"), said.get("resize"), said.get("fit", "crop")
-        if fit == "squash" and size is not None:
-            image = image.resize((int(size[1]), int(size[0])), how)
-        elif fit == "crop":
-            image = image if resize is None else image.resize(_target(image.size, resize), how)
-            image = image if size is None else _centre(image, int(size[0]), int(size[1]))
-        elif size is not None and image.size != (size[1], size[0]):
-            raise RequestError(f"image: it has {image.width} x {image.height} pixels; send {size[1]} x {size[0]}")
-        pixels = np.asarray(image)
-        return pixels[..., None] if pixels.ndim == 2 else pixels
 
     def _text(self, request: Any) -> dict[str, np.ndarray]:
         if isinstance(request, bytes):
@@ -248,49 +224,6 @@ def _channels_first(port: Mapping[str, Any], channels: int) -> bool:
     if layout := port.get("layout"):
         return str(layout).startswith("NC")
     return not (port["shape"][-1] == channels and port["shape"][1] != channels)
-
-
-def _opened(request: Any) -> Any:
-    """The image; raises RequestError."""
-    from PIL import Image, UnidentifiedImageError
-
-    if not isinstance(request, bytes | bytearray | memoryview) or not len(request):
-        raise RequestError("image: there is none; send the bytes of a PNG, JPEG or WebP file")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(request))
-            if image.width * image.height > PIXELS:
-                raise RequestError(
-                    f"image: {image.width} x {image.height} pixels are too many; send at most {PIXELS:,}"
-                )
-            image.load()
-            return image
-    except RequestError:
-        raise
-    except Exception as problem:  # its decoders raise whatever a broken file leads them to
-        reason = "not a known image format" if isinstance(problem, UnidentifiedImageError) else "it is damaged"
-        raise RequestError(f"image: it cannot be read ({reason}); send a PNG, JPEG or WebP file") from None
-
-
-def _target(size: tuple[int, int], resize: Any) -> tuple[int, int]:
-    """(width, height) to resize to: both given, or the shorter side, as torchvision's Resize rounds."""
-    if not isinstance(resize, int | float):
-        height, width = resize
-        return int(width), int(height)
-    shorter = min(size)
-    return (max(1, int(resize * size[0] / shorter)), max(1, int(resize * size[1] / shorter)))
-
-
-def _centre(image: Any, height: int, width: int) -> Any:
-    """The centre, padded with black where the image is smaller: torchvision's CenterCrop."""
-    if image.width < width or image.height < height:
-        from PIL import ImageOps
-
-        across, down = max(0, width - image.width), max(0, height - image.height)
-        image = ImageOps.expand(image, (across // 2, down // 2, (across + 1) // 2, (down + 1) // 2))
-    left, top = round((image.width - width) / 2), round((image.height - height) / 2)
-    return image.crop((left, top, left + width, top + height))
 
 
 def _called(folder: Path, address: str, value: Any) -> Any:

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import orjson
 
-from serving.process import RequestError, check_shape, plain
+from serving.errors import RequestError
+from serving.process import check_shape, plain
 from tasks.base import Port
 
 DATATYPES = {
@@ -154,7 +155,7 @@ def _from_json(port: Port, data: Any, shape: tuple[int, ...]) -> np.ndarray:
         limits = np.iinfo(port.dtype)
         if int(values.min()) < limits.min or int(values.max()) > limits.max:
             raise RequestError(f"{port.name}: data holds numbers that {port.dtype} does not")
-    return np.ascontiguousarray(values.reshape(shape), port.dtype)
+    return np.asarray(values.reshape(shape), port.dtype, order="C")  # ascontiguousarray would make a number a vector
 
 
 def _from_binary(port: Port, rest: memoryview, size: Any, shape: tuple[int, ...]) -> np.ndarray:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import zstandard
 
-from serving.process import RequestError
+from serving.errors import RequestError
 from tasks.base import Port
 
 WAYS = ("top5", "float16", "labels")

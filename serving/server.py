@@ -26,7 +26,7 @@ from runtimes.base import ArtifactError
 from serving import metrics, page, predict, protocol, reduce
 from serving.access_log import AccessLog
 from serving.batcher import BusyError
-from serving.process import RequestError
+from serving.errors import RequestError
 from serving.protocol import BINARY, HEADER, JSON
 from serving.reduce import TooLargeError
 from serving.service import NotReadyError, PinnedError, Service
@@ -154,7 +154,8 @@ class Server:
         model = self.service.model()  # NotReadyError is a 503
         key = "status" if path == "/healthz" else "ready"
         value = "ok" if path == "/healthz" else True
-        return Answer(200, orjson.dumps({key: value, "version": model.about.label}), version=model.about.label)
+        said = {key: value, "version": model.about.label, "sha256": model.about.sha256}
+        return Answer(200, orjson.dumps(said), version=model.about.label)
 
     async def _protocol(self, path: str, method: str, headers: Mapping[str, str], receive: Receive) -> Answer:
         parts = path.split("/")[2:]

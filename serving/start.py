@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import logging
 import os
@@ -88,7 +89,7 @@ def _end(ray: Any, serve: Any, name: str, own: Path | None) -> None:
                 serve.shutdown()
 
     ending = threading.Thread(target=orderly, daemon=True)
-    with connection.silent():  # of what Ray's processes say of each other's end nothing matters
+    with connection.silent(), contextlib.redirect_stdout(io.StringIO()):  # what Ray says of its own end matters not
         ending.start()
         ending.join(ENDED_S)
         if not ending.is_alive():
@@ -190,10 +191,11 @@ def text(before: Mapping[str, Any], now: Mapping[str, Any], seconds: float) -> s
     """What happened between two looks, in one line."""
     counts = [max(0, b - a) for a, b in zip(before["counts"], now["counts"], strict=True)]
     done, batched = sum(counts), max(0, now["batched"] - before["batched"])
+    rate = done / max(seconds, 1e-9)
     parts = [
         f"version {'/'.join(sorted(now['versions'])) or '?'}",
         f"{now['replicas']} replica{'s'[: now['replicas'] != 1]}",
-        f"{done / max(seconds, 1e-9):,.0f} requests/s",
+        f"{rate:,.0f} requests/s" if rate >= 10 or not done else f"{rate:.1f} requests/s",
     ]
     if done:
         parts.append(f"p50 {percentile(counts, 0.5):.3g} ms")
@@ -204,7 +206,7 @@ def text(before: Mapping[str, Any], now: Mapping[str, Any], seconds: float) -> s
     if looked > 0:
         parts.append(f"cache {100 * (now['hits'] - before['hits']) / looked:.0f} %")
     if (errors := now["errors"] - before["errors"]) > 0:
-        parts.append(f"{errors} errors")
+        parts.append(f"{errors} error{'s'[: errors != 1]}")
     return ", ".join(parts)
 
 

@@ -126,7 +126,20 @@ def chained(found: Sequence[Package], inputs: dict[str, np.ndarray], folder: Pat
     return arrays
 
 
-NETS: dict[str, Callable[[], bytes]] = {"residual": residual, "branches": branches, "attention": attention}
+def scaled() -> bytes:
+    """The batch's size, a number without an axis, is used again at the end."""
+    net = Net()
+    rows = net.add("Gather", net.add("Shape", "x"), net.weight(np.array(0, np.int64)))
+    y = net.add("Relu", net.linear(net.add("Relu", net.linear("x", 16, 16)), 16, 16))
+    return net.made({"x": ["batch", 16]}, {"y": net.add("Div", y, net.add("Cast", rows, to=TensorProto.FLOAT))})
+
+
+NETS: dict[str, Callable[[], bytes]] = {
+    "scaled": scaled,
+    "residual": residual,
+    "branches": branches,
+    "attention": attention,
+}
 
 
 @pytest.mark.parametrize("balance", ["time", "memory"])

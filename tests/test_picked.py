@@ -1,4 +1,4 @@
-"""What search.pick writes for other servers, read by their own parsers: Triton's config.pbtxt, Ray Serve's serve.yaml."""
+"""What search.pick writes for other servers, read by their own parsers: Triton's and Ray Serve's."""
 
 from __future__ import annotations
 

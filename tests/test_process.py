@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from serving import process
-from serving.process import Process, RequestError
+from serving.errors import RequestError
+from serving.process import Process
 from tasks.base import Port, Serving
 
 LOGITS: list[dict[str, Any]] = [
@@ -219,7 +220,13 @@ def test_the_plain_data_of_a_task_is_what_it_reads() -> None:
 
 
 def test_it_stands_alone(tmp_path: Path) -> None:
-    (tmp_path / "process.py").write_bytes(Path(process.__file__).read_bytes())
-    code = "import process, sys; print(any(m in sys.modules for m in ('serving', 'tasks', 'PIL', 'tokenizers')))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"
+    (tmp_path / "serving").mkdir()
+    for name in ("__init__", "process", "picture", "errors"):
+        file = Path(process.__file__).with_stem(name)
+        (tmp_path / "serving" / file.name).write_bytes(file.read_bytes())
+    code = "import sys; sys.path.insert(0, sys.argv[1]); import serving.process as made; print(made.__file__)"
+    code += "; print([name for name in ('tasks', 'runtimes', 'PIL', 'tokenizers') if name in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == [str(tmp_path / "serving" / "process.py"), "[]"]

@@ -14,7 +14,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from serving import protocol, reduce
-from serving.process import RequestError
+from serving.errors import RequestError
 from serving.protocol import Ends, parse
 from serving.result_cache import ResultCache
 from tasks.base import Port
