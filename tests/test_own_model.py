@@ -1,7 +1,8 @@
-"""docs/own-model.md, every case as written, outside the repository: new, run, pick, an answer of what is picked."""
+"""docs/own-model.md, every case as written, outside the repository: new, run, pick, served answers."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -13,15 +14,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tritonclient.http as triton
 
 import trainers.base
-from runtimes import onnxruntime
-from runtimes.base import Artifact
 from search.front import summary
 from serving.package import Package
-from serving.process import Process
+from serving.protocol import NAMES
 from tasks import problems
 from tests import own_cases
+from tests.test_serving_http import Served
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "docs" / "own-model.md").read_text()
@@ -87,21 +88,29 @@ def request(letter: str, folder: Path) -> Any:
 
 
 def answered(letter: str, folder: Path, name: str) -> dict[str, Any]:
-    """The picked model's answer to a request, through the task's own pre- and postprocessing."""
-    package = Package.read(folder / "mlruns" / "picked" / name)
-    about = package.about.to_dict()
-    place = folder / "served"
-    place.mkdir()
-    artifact: Artifact = package.write(place)
-    process = Process(about["serving"], about["inputs"], about["outputs"], place / "files")
-    inputs = process.inputs(request(letter, folder))
-    if package.about.format == "onnx":
-        outputs = onnxruntime.load(artifact, threads=1).run(inputs)
+    """The picked model's answer to a request over HTTP; what it answers to its own example by the open protocol."""
+    made = Package.read(folder / "mlruns" / "picked" / name)
+    server = Served(folder / "served")
+    server.use(made)
+    asked = request(letter, folder)
+    if isinstance(asked, bytes | str):
+        status, headers, answer = server.ask("/predict", asked if isinstance(asked, bytes) else asked.encode())
     else:
-        import runtimes.base
-
-        outputs = runtimes.base.load(package.about.runtime).load(artifact, 1).run(inputs)
-    return process.answers(outputs)[0]
+        plain = asked if isinstance(asked, dict) else {"inputs": asked.tolist()}
+        status, headers, answer = server.ask("/predict", json.dumps(plain).encode())
+    assert (status, headers["pare-version"]) == (200, made.about.label), answer
+    client = triton.InferenceServerClient(f"127.0.0.1:{server.port}")
+    assert made.example is not None
+    given = []
+    for port, value in made.example[0].items():
+        given.append(triton.InferInput(port, list(value.shape), NAMES[value.dtype.name]))
+        given[-1].set_data_from_numpy(value)
+    found = client.infer("m", given)
+    for port, wanted in made.example[1].items():
+        np.testing.assert_allclose(found.as_numpy(port), wanted, rtol=1e-3, atol=1e-3 * max(1.0, np.abs(wanted).max()))
+    server.close()
+    said: dict[str, Any] = json.loads(answer)
+    return said
 
 
 ANSWERS = {
@@ -141,7 +150,8 @@ def test_a_case_as_written(letter: str, tmp_path: Path) -> None:
     elif letter == "g":
         assert np.shape(answer["mask"]) == (16, 16)
     else:
-        assert np.isfinite(next(iter(answer.values())))
+        (value,) = (value for key, value in answer.items() if key not in ("model", "version"))
+        assert np.isfinite(value)
     assert {path.name for path in tmp_path.iterdir()} >= {"study", "mlruns"}
 
 

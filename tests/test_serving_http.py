@@ -22,7 +22,7 @@ import onnx
 import pytest
 import tritonclient.http as triton
 import zstandard
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from serving import listen, metrics, package
@@ -65,6 +65,12 @@ class Served:
 
     async def _switch(self, key: str) -> None:
         self.service.switch(key)
+
+    def close(self) -> None:
+        """End the server and the model."""
+        self.listener.close()
+        if self.service.current is not None:
+            self.service.current.close()
 
     def ask(
         self, path: str, body: bytes | None = None, method: str = "", **headers: str
@@ -112,7 +118,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     made = Served(folder, log=folder / "access.log")
     made.use(version(folder, 0, "1"))
     yield made
-    made.listener.close()
+    made.close()
 
 
 def test_tritonclient_reads_health_and_metadata_and_infers(served: Served, tmp_path: Path) -> None:
@@ -264,7 +270,7 @@ def test_repeated_inputs_are_answered_from_the_cache_and_never_by_an_earlier_ver
     kept = len(made.service.cache)
     made.infer(large[:25])
     assert len(made.service.cache) == kept
-    made.listener.close()
+    made.close()
 
 
 def test_every_answer_is_that_of_the_version_it_names_while_versions_change(tmp_path: Path) -> None:
@@ -298,7 +304,7 @@ def test_every_answer_is_that_of_the_version_it_names_while_versions_change(tmp_
         await asyncio.gather(*clients)
 
     asyncio.run(main())
-    made.listener.close()
+    made.close()
 
 
 def test_a_mask_is_smaller_compressed_as_labels_or_as_a_picture(tmp_path: Path) -> None:
@@ -309,7 +315,7 @@ def test_a_mask_is_smaller_compressed_as_labels_or_as_a_picture(tmp_path: Path) 
         helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", channels, 64, 64])
         for name, channels in (("image", 3), ("scores", 21))
     ]
-    graph = helper.make_graph(nodes, "net", ends[:1], ends[1:], [onnx.numpy_helper.from_array(kernel, "kernel")])
+    graph = helper.make_graph(nodes, "net", ends[:1], ends[1:], [numpy_helper.from_array(kernel, "kernel")])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     onnx.save(model, tmp_path / "seg.onnx")
     from tasks.base import Port
@@ -330,7 +336,69 @@ def test_a_mask_is_smaller_compressed_as_labels_or_as_a_picture(tmp_path: Path) 
     status, headers, image = made.ask("/predict", picture(), accept="image/png")
     assert headers["content-type"] == "image/png"
     assert np.asarray(Image.open(io.BytesIO(image))).tolist() == answer["mask"]
-    made.listener.close()
+    made.close()
+
+
+def sums(folder: Path, inputs: dict[str, tuple[int, list[int | str]]]) -> Path:
+    """A file that adds up each of its inputs, by name (element type, shape), one sum a row: float [batch, inputs]."""
+    nodes, ends = [], []
+    axes = numpy_helper.from_array(np.array([1], np.int64), "axes")
+    for name, (kind, shape) in inputs.items():
+        nodes.append(helper.make_node("Cast", [name], [f"{name}_float"], to=TensorProto.FLOAT))
+        nodes.append(helper.make_node("ReduceSum", [f"{name}_float", "axes"], [f"{name}_sum"], keepdims=1))
+        ends.append(helper.make_tensor_value_info(name, kind, shape))
+    nodes.append(helper.make_node("Concat", [f"{name}_sum" for name in inputs], ["y"], axis=1))
+    gives = [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", len(inputs)])]
+    graph = helper.make_graph(nodes, "net", ends, gives, [axes])
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), folder / "sums.onnx"
+    )
+    return folder / "sums.onnx"
+
+
+def words() -> bytes:
+    """A tokenizer of three words: a, b and c are 1, 2 and 3."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    made = Tokenizer(models.WordLevel({"[UNK]": 0, "a": 1, "b": 2, "c": 3}, unk_token="[UNK]"))
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    return bytes(made.to_str(), "utf-8")
+
+
+def test_people_send_a_text_a_row_or_several_inputs(tmp_path: Path) -> None:
+    made = Served(tmp_path)
+    text: dict[str, tuple[int, list[int | str]]] = {
+        name: (TensorProto.INT64, ["batch", "length"]) for name in ("input_ids", "attention_mask")
+    }
+    serving: dict[str, Any] = {"kind": "text", "options": {"length": 64}}
+    made.use(package.make(sums(tmp_path, text), "m", "onnxruntime", 1, serving, {"tokenizer.json": words()}))
+    for body, kind in (
+        (b"c a b", "text/plain"),
+        (b"text=c+a+b", "application/x-www-form-urlencoded"),
+        (b'{"text": "c a b"}', "application/json"),
+    ):
+        status, _, answer = made.ask("/predict", body, content_type=kind)
+        assert (status, json.loads(answer)["y"]) == (200, [6.0, 3.0]), answer
+    assert b'<textarea id="given" rows="5" required></textarea>' in made.ask("/")[2]
+
+    columns = ["age", {"name": "pay", "mean": 10, "std": 5}, {"name": "job", "categories": ["x", "y"], "input": "id"}]
+    row: dict[str, tuple[int, list[int | str]]] = {
+        "x": (TensorProto.FLOAT, ["batch", 2]),
+        "id": (TensorProto.INT64, ["batch", 1]),
+    }
+    serving = {"kind": "row", "options": {"columns": columns}}
+    made.use(package.make(sums(tmp_path, row), "m", "onnxruntime", 1, serving))
+    status, _, answer = made.ask("/predict", b'{"age": 3, "pay": 20, "job": "y"}')
+    assert (status, json.loads(answer)["y"]) == (200, [5.0, 1.0]), answer
+    status, _, answer = made.ask("/predict", b'{"age": 3, "pay": 20, "job": "z"}')
+    assert (status, b"'z' is not known; choose from x, y" in answer) == (400, True)
+    assert b"&quot;job&quot;: 0" in made.ask("/")[2]
+
+    made.use(package.make(sums(tmp_path, row), "m", "onnxruntime").named("2"))
+    several = {"inputs": {"x": [[1, 2], [3, 4]], "id": [[7], [8]]}}
+    status, _, answer = made.ask("/predict", json.dumps(several).encode(), content_type="application/json")
+    assert (status, json.loads(answer)["answers"]) == (200, [{"y": [3.0, 7.0]}, {"y": [7.0, 8.0]}]), answer
+    made.close()
 
 
 def test_before_a_version_is_there_it_says_so_and_a_damaged_file_ends_it(tmp_path: Path) -> None:
@@ -347,7 +415,7 @@ def test_before_a_version_is_there_it_says_so_and_a_damaged_file_ends_it(tmp_pat
     with pytest.raises(PackageError, match="sha256"):
         made.service.verify()
     assert made.ask("/v2/models/m/infer", request(inputs(1)))[0] == 503
-    made.listener.close()
+    made.close()
 
 
 def test_a_token_is_asked_for_where_there_is_one(tmp_path: Path) -> None:
@@ -359,7 +427,7 @@ def test_a_token_is_asked_for_where_there_is_one(tmp_path: Path) -> None:
         assert made.ask(path, body, authorization="Bearer secret")[0] == 200
     assert made.ask("/healthz")[0] == 200
     assert b'<input id="token"' in made.ask("/")[2]
-    made.listener.close()
+    made.close()
 
 
 def test_metrics_and_access_log_count_what_happened(served: Served) -> None:
