@@ -62,6 +62,7 @@ MISTAKES = [
     ("recipe.distillation.teacher", "lenet5", "choose from baseline, pytorch/lenet5"),
     ("recipe.finetuning.epochs", 1.5, "study.recipe.finetuning.epochs: 1.5 must be a whole number"),
     ("dense_of", {"lenet55": {"epochs": 2}}, "study.dense_of.lenet55: no such field (did you mean lenet300?)"),
+    ("dense_of", {"lenet5": {"augment": "mirror"}}, "study.dense_of.lenet5.augment: 'mirror' is not valid"),
     ("published", {"A": {"accuracy": 0.9, "ratio": 9}}, "study.published.A.ratio: 'ratio' is not a metric"),
     ("published", {"A": {"float32_ratio": 9}}, "study.published.A: gives float32_ratio; it needs accuracy and one"),
     ("published", {"a/b": {"accuracy": 0.9, "size_bytes": 9}}, "study.published"),

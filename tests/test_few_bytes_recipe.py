@@ -26,7 +26,7 @@ from tasks.base import TaskSpec
 from tasks.mnist.pytorch import Program
 from tasks.mnist.task import MODELS, Mnist
 from trainers.base import Dense, DenseSpec, Job, Teacher, capabilities
-from trainers.pytorch import affine
+from trainers.pytorch import affine, models
 from trainers.pytorch.copies import COPIES, Copies, lectures, with_copies
 from trainers.pytorch.course import open_course
 from trainers.pytorch.masks import maskable
@@ -232,3 +232,22 @@ def test_a_fresh_start_knows_nothing_of_the_dense_weights(task: Mnist, dense: De
         return float((made.outputs["logits"].argmax(1) == labels).mean())
 
     assert accuracy("dense") > accuracy("fresh") + 0.2
+
+
+def test_a_teacher_that_saw_moved_images_knows_them_better(task: Mnist, dense: Dense, tmp_path: Path) -> None:
+    moved = replace(SPEC, augment="affine")
+    assert moved.to_dict() == {**SPEC.to_dict(), "augment": "affine"}
+    assert "augment" not in SPEC.to_dict(), "models that were made before have the name that they had"
+    other = Trainer().dense(moved, job(task, tmp_path / "dense" / "moved"))
+    images = torch.from_numpy(task.data("validation").batch(np.arange(300)).inputs["input"])
+    labels = torch.from_numpy(task.data("validation").batch(np.arange(300)).targets)
+    far = affine.affine_copy(images, 1, affine.Affine(turn=30.0, shift=4.0))
+
+    def right(which: Dense) -> float:
+        network = models.load(Program().build("lenet5"), which.folder / "weights.safetensors").eval()
+        with torch.no_grad():
+            return float((network(far).argmax(1) == labels).float().mean())
+
+    assert right(other) > right(dense)
+    assert other.outputs is not None
+    assert len(other.outputs["logits"]) == 1200, "of the images as they are"

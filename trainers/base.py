@@ -34,7 +34,8 @@ class DenseSpec:
     """How a dense model is made: the baseline of its recipes, and a teacher.
 
     `task`: what `task_digest` gives, so that the model of one task is never taken for another's. Epochs may be a
-    fraction. Of a task whose model is trained already nothing but trainer, model and task has a meaning.
+    fraction. `augment`: as FineTuning's, for a teacher that is asked about moved images. Of a task whose model is
+    trained already nothing but trainer, model and task has a meaning.
     """
 
     trainer: str
@@ -44,10 +45,12 @@ class DenseSpec:
     batch_size: int = 128
     seed: int = 0
     task: str = ""
+    augment: str = "none"
 
     def to_dict(self) -> dict[str, Any]:
-        """Nested plain values, as JSON takes them."""
-        return asdict(self)
+        """Nested plain values, as JSON takes them; without `augment` where there is none, as version 0.1 wrote them."""
+        values = asdict(self)
+        return values if self.augment != "none" else {k: v for k, v in values.items() if k != "augment"}
 
 
 class Pause(Protocol):

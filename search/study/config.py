@@ -86,6 +86,7 @@ class DenseTraining(Section):
     epochs: Positive = about("passes over the training split", 8)
     learning_rate: Annotated[float, Field(gt=0, le=10)] = about("Adam's largest step, cosine with warm-up", 1e-3)
     batch_size: Positive = about("samples per training step", 128)
+    augment: Literal["none", "affine"] = about("affine: half of the batches are of images moved a little", "none")
 
 
 class Sampler(Section):
@@ -331,6 +332,10 @@ def _cross(study: Study) -> Iterator[str]:
                 f"write; choose from {', '.join(able)}"
             )
     trained = {*space.models(), *(str(teacher).rpartition("/")[2] for teacher in space.teachers())}
+    sections = {"dense": study.dense} | {f"dense_of.{model}": each for model, each in study.dense_of.items()}
+    unable = [trainer for trainer in space.trainers() if "augment" not in capabilities(trainer).tuning]
+    for where in [name for name, each in sections.items() if each.augment != "none" and unable]:
+        yield f"study.{where}.augment: the {unable[0]} trainer has none; leave it out"
     for model in study.dense_of:
         if model not in trained:
             yield unknown(f"study.dense_of.{model}", model, sorted(trained - {"baseline"}))

@@ -92,7 +92,8 @@ class Trainer:
         curves: list[dict[str, float]] = []
         if not program.pretrained(spec.model):
             plan = Plan("dense", spec.epochs, spec.learning_rate, spec.batch_size, spec.seed)
-            curves = numbered(fit(model.train(), course, plan, TrainingLoss(program, course.info.outputs)), [])
+            seen = with_copies(course) if spec.augment == "affine" else course
+            curves = numbered(fit(model.train(), seen, plan, TrainingLoss(program, course.info.outputs)), [])
         outputs = None
         if course.info.trains and course.info.teacher == "cached":
             outputs = course.evaluator.all_outputs(model.eval(), course.train, CACHED_BYTES)
