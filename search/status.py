@@ -58,7 +58,8 @@ class Progress:
     """A sweep as it stands; times in milliseconds since the epoch.
 
     `state`: running, finished, interrupted, failed, or stopped when the driver died without a word. `seconds_left` is
-    an estimate, None when it cannot be made. `doing`: one dict per busy worker. `failures`: the newest first.
+    an estimate, None when it cannot be made. `doing`: one dict per busy worker. `failures`: the newest first; `slower`:
+    the newest trials whose file is slower than the dense one, with the operators that cost it.
     """
 
     study: str
@@ -79,6 +80,7 @@ class Progress:
     root: str
     doing: list[dict[str, Any]] = field(default_factory=list)
     failures: list[dict[str, Any]] = field(default_factory=list)
+    slower: list[dict[str, Any]] = field(default_factory=list)
 
 
 def progress(url: str, study: str = "", sweep: str = "") -> list[Progress]:
@@ -125,6 +127,11 @@ def _read(found: Any, sweep: Any) -> Progress:
             {key: r[key] for key in ("number", "words", "reason", "end_ms")}
             for r in sorted(failed, key=lambda r: -r["end_ms"])[:5]
         ],
+        slower=[
+            {"number": r["number"], "words": r["words"], "not_faster": r["environment"]["not_faster"]}
+            for r in sorted(records, key=lambda r: -r["end_ms"])
+            if r.get("environment", {}).get("not_faster")
+        ][:5],
         **{key: live.get(key, 0) for key in ("pid", "at_ms", "started_ms", "slots")},
         **{key: live.get(key, "") for key in ("host", "executor", "root")},
     )
@@ -197,6 +204,9 @@ def details(one: Progress, said: str) -> Group:
     if one.failures:
         lines += [Text("Newest failures:", "bold")]
         lines += [Text(f"  trial {f['number']}, {f['words']}: {f['reason']}") for f in one.failures]
+    if one.slower:
+        lines += [Text("Not faster than the dense file:", "bold")]
+        lines += [Text(f"  trial {f['number']}, {f['words']}: {f['not_faster']}") for f in one.slower]
     return Group(*lines)
 
 

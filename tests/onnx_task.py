@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,19 @@ from tasks.base import Task, TaskSpec
 from tasks.load import load
 
 SIDE, CLASSES = 12, 4
+
+
+@dataclass
+class Told:
+    """A timer that says what it was told to say, in turn; `asked`: how many files each time."""
+
+    seconds: list[list[float]]
+    target: str = "a test"
+    asked: list[int] = field(default_factory=list)
+
+    def __call__(self, files: Sequence[Path]) -> list[float]:
+        self.asked.append(len(files))
+        return self.seconds.pop(0)
 
 
 def pictures(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

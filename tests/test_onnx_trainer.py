@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -14,26 +12,13 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tasks.base import Task, TaskSpec
 from tasks.load import load
-from tests.onnx_task import bars
+from tests.onnx_task import Told, bars
 from trainers.base import Dense, DenseSpec, Job, task_digest
 from trainers.onnx import channels, run
 from trainers.onnx.optimize import optimized
 from trainers.onnx.static import SETS
 from trainers.onnx.trainer import Trainer
 from trainers.recipe import Pruning, Quantization, Recipe, RecipeError
-
-
-@dataclass
-class Told:
-    """A timer that says what it was told to say, in turn; `asked`: how many files each time."""
-
-    seconds: list[list[float]]
-    target: str = "a test"
-    asked: list[int] = field(default_factory=list)
-
-    def __call__(self, files: Sequence[Path]) -> list[float]:
-        self.asked.append(len(files))
-        return self.seconds.pop(0)
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from tasks.mnist.pytorch import Program
 from trainers.placement import choose
 from trainers.pytorch import quantize
 from trainers.pytorch.export import relative_error
-from trainers.pytorch.placement import drops, quantized_layers
+from trainers.pytorch.sensitivity import drops, quantized_layers
 
 torch.set_num_threads(1)
 layers = st.lists(st.tuples(st.floats(-1, 1), st.floats(-0.1, 1)), max_size=7)

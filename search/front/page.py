@@ -232,9 +232,11 @@ def _row(metrics: Metrics, row: pd.Series, names: list[str]) -> str:
     elif not row["feasible"]:
         kinds.append("infeasible")
     tags = [kind for kind in kinds if kind in ("knee", "failed", "running", "infeasible")]
+    tags += ["not faster"] if row["not_faster"] else []
     tags += [row["reference"]] if row["reference"] else []
     marks = "".join(f"<span class=tag>{escape(tag)}</span>" for tag in tags)
-    reason = f"<br><span class=soft>{escape(row['reason'])}</span>" if row["reason"] else ""
+    said = [row[name] for name in ("reason", "not_faster") if row[name]]
+    reason = "".join(f"<br><span class=soft>{escape(each)}</span>" for each in said)
     cells = [_cell(metrics, row, name) for name in names]
     return (
         f"<tr class='{' '.join(kinds)}'><td data-value={row['number']}>{row['number']}</td>"

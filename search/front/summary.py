@@ -114,7 +114,7 @@ def existing(root: Path, study: str) -> Tracking:
 def summarize(tracking: Tracking, sweep: str) -> Summary:
     """What `tracking` holds of the sweep, judged anew: a sweep under way has a front too."""
     about, trials = tracking.about(sweep), tracking.trials(sweep)
-    for name in ("state", "words", "reason", "reference", "confirmed"):
+    for name in ("state", "words", "reason", "not_faster", "reference", "confirmed"):
         trials[name] = trials.get(name, pd.Series(dtype=str))
     trials["feasible"] = trials.get("feasible", pd.Series(dtype=bool)).astype(bool)
     metrics: Metrics = about["metrics"]

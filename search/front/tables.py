@@ -117,7 +117,18 @@ def _listed(summary: Summary) -> str:
 def figures(summary: Summary, rows: str = "front") -> pd.DataFrame:
     """The trials for other programs: plain numbers in base units; `rows`: front or all."""
     chosen = rows_of(summary) if rows == "front" else summary.trials
-    first = ["number", "words", "knee", "on_front", "unconfirmed", "feasible", "state", "reference", "reason"]
+    first = [
+        "number",
+        "words",
+        "knee",
+        "on_front",
+        "unconfirmed",
+        "feasible",
+        "state",
+        "reference",
+        "reason",
+        "not_faster",
+    ]
     rest = [name for name in chosen if name not in first and not str(name).startswith(("epoch/", "seconds/"))]
     return chosen[[name for name in first if name in chosen] + rest].dropna(axis="columns", how="all")
 

@@ -69,6 +69,7 @@ PACKED = ("download_bytes", "float32_ratio")
 # Other columns of a sweep's table, and further figures of a trial: a task's metric may not be called like one of them.
 _TAKEN = {
     *("run_id", "start_ms", "end_ms", "number", "state", "words", "reason", "feasible", "on_front", "knee"),
+    "not_faster",
     *("reference", "duplicate_of", "confirmed", "data_digest", "git_commit", "model", "trainer", "seed", "hypervolume"),
     *("pruned", "latency_p50_ms", "latency_p95_ms", "latency_iqr_ms", "throughput"),
 }

@@ -149,6 +149,8 @@ def marks(record: TrialRecord) -> str:
     if record.state == "failed":
         return f" FAILED: {record.reason}"
     found = "" if record.feasible else " [infeasible]"
+    if record.not_faster:
+        found += f" [not faster: {record.not_faster}]"
     if record.environment.get("noisy"):
         width = record.metrics["latency_ratio_high"] - record.metrics["latency_ratio_low"]
         found += f" [noisy: latency ± {50 * width / record.metrics['latency_ratio']:.0f} %]"

@@ -20,6 +20,7 @@ from runtimes.base import Artifact, format_of
 from runtimes.latency import LatencyResult
 from search.study.config import Config
 from search.study.metrics import Metrics
+from search.trial.costly import not_faster
 from search.trial.evaluate import quality, save_examples, score
 from search.trial.measure import counted, latencies, latency_spec, same_hardware
 from search.trial.resources import metered
@@ -108,7 +109,10 @@ def _measure(
         found = measured = _timed(config, built.artifact, baseline, stages, progress)
     metrics = built.figures(baseline, Metrics.from_info(baseline.task)) | latencies(found, baseline.latency_ms)
     of = "its own file" if measured else "files of its architecture"
-    environment = found.environment | {"noisy": found.noisy, "latency_of": of}
+    runtime = config.study.runtime_of(recipe.trainer)
+    slow = not_faster(runtime, built.artifact, baseline.artifact, baseline.examples, found)
+    environment = found.environment | {"noisy": found.noisy, "latency_of": of, "notes": "; ".join(built.notes)}
+    environment |= {"not_faster": slow} if slow else {}
     return Outcome(
         metrics, stages, built.system, built.curves, built.artifact, environment, built.architecture, measured
     )
@@ -211,6 +215,7 @@ def build(
         compressed.curves,
         figures,
         architecture=architecture,
+        notes=list(compressed.notes),
     )
 
 

@@ -97,7 +97,13 @@ class TrialRecord:
     def title(self) -> str:
         """What its run is called: the recipe in words, the reference's name, and what is wrong with it."""
         name = f"{self.words or f'trial {self.number}'}{f' ({self.reference})' if self.reference else ''}"
-        return name + (" [failed]" if self.state == "failed" else "" if self.feasible else " [infeasible]")
+        marks = " [failed]" if self.state == "failed" else "" if self.feasible else " [infeasible]"
+        return name + marks + (" [not faster]" if self.not_faster else "")
+
+    @property
+    def not_faster(self) -> str:
+        """How much slower than the dense file, and by which operators; "" where it is not."""
+        return str(self.environment.get("not_faster", ""))
 
     def tags(self) -> dict[str, str]:
         """What is said of the trial besides params and figures, each as a short text; `read_row` reads it back."""
@@ -107,6 +113,7 @@ class TrialRecord:
             "pare.feasible": str(self.feasible and self.state == "complete").lower(),
             "pare.reference": self.reference or "",
             "pare.reason": self.reason or "",
+            "pare.not_faster": self.not_faster,
             "pare.duplicate_of": "" if self.duplicate_of is None else str(self.duplicate_of),
             "pare.data_digest": self.data_digest,
             "mlflow.source.git.commit": self.git_commit,
@@ -164,15 +171,16 @@ def spelt(limit: str) -> str:
 def read_row(
     title: str, tags: Mapping[str, str], metrics: Mapping[str, float], params: Mapping[str, str]
 ) -> dict[str, Any]:
-    """A recorded trial as one row of a table: number, state, words, reason, feasible,
-    on_front, reference, duplicate_of (-1 for none), confirmed (front, behind, copy of one of those, or nothing),
-    data_digest, git_commit; before them metrics, params, `environment.*` and `version.*`.
+    """A recorded trial as one row of a table: number, state, words, reason, feasible, not_faster, on_front,
+    reference, duplicate_of (-1 for none), confirmed (front, behind, copy of one of those, or nothing), data_digest,
+    git_commit; before them metrics, params, `environment.*` and `version.*`.
     """
     row: dict[str, Any] = {
         "number": int(tags["pare.trial"]),
         "state": tags["pare.state"],
         "words": tags.get("pare.words", title),
         "reason": tags.get("pare.reason", ""),
+        "not_faster": tags.get("pare.not_faster", ""),
         "feasible": tags.get("pare.feasible") == "true",
         "on_front": tags.get("pare.front") == "true",
         "reference": tags.get("pare.reference", ""),

@@ -78,6 +78,7 @@ class Exported:
     counted: dict[str, float] = field(default_factory=dict)
     system: dict[str, float] = field(default_factory=dict)
     architecture: str = ""
+    notes: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, to be stored with the sweep."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -15,7 +16,7 @@ from tasks.base import digest_of
 from trainers import base
 from trainers.base import CACHED_BYTES, COMPARED_BYTES, COMPARED_ROWS, Compressed, Dense, DenseSpec, Job, Teacher
 from trainers.onnx.place import not_slower
-from trainers.onnx.weights import FILE_SCHEMES
+from trainers.onnx.weights import FILE_SCHEMES, weight_only_int8
 from trainers.pytorch import models, quantize
 from trainers.pytorch.channels import ChannelPruning
 from trainers.pytorch.copies import lectures, with_copies
@@ -24,12 +25,13 @@ from trainers.pytorch.device import device_of
 from trainers.pytorch.distill import TrainingLoss, lecture_of
 from trainers.pytorch.export import export
 from trainers.pytorch.masks import HeldMasks, MaskedPruning, Masks, coverage, maskable, sparsity
+from trainers.pytorch.place import placed
 from trainers.pytorch.program import TorchProgram
 from trainers.pytorch.recover import reestimate
 from trainers.pytorch.sparse import ScoredPruning
 from trainers.pytorch.train import Constraint, Plan, fit
 from trainers.pytorch.weights_only import settle, shrink
-from trainers.recipe import Pruning, Recipe, RecipeError
+from trainers.recipe import PLACED, Pruning, Recipe, RecipeError
 from trainers.stages import numbered, timed
 
 WEIGHTS = "weights.safetensors"
@@ -49,6 +51,8 @@ class _Trial:
     frozen: set[str] = field(default_factory=set)
     masks: Masks = field(default_factory=dict)
     weights: set[str] = field(default_factory=set)
+    dense: Callable[[], nn.Module] = nn.Identity
+    integer: bool = True
     pruned: float = 0.0
     stages: dict[str, float] = field(default_factory=dict)
     curves: list[dict[str, float]] = field(default_factory=list)
@@ -168,6 +172,10 @@ def _begin(
     if recipe.finetuning.start == "dense":
         model = models.load(model, dense.folder / WEIGHTS)
     model = _placed(model, device)
+
+    def fresh() -> nn.Module:
+        return _placed(models.load(program.build(recipe.model), dense.folder / WEIGHTS), device)
+
     course = open_course(model, job, device, digest_of([recipe.to_dict(), dense.spec.to_dict(), versions]))
     lecture = None
     if recipe.distillation.kind != "none" and teacher is not None:
@@ -183,7 +191,7 @@ def _begin(
         course = with_copies(course)
     smoothing = recipe.finetuning.label_smoothing
     loss = TrainingLoss(program, course.info.outputs, recipe.distillation, lecture, smoothing)
-    trial = _Trial(recipe, course, program, loss, model)
+    trial = _Trial(recipe, course, program, loss, model, dense=fresh)
     if recipe.finetuning.trainable == "norm_bias_head":
         trial.frozen = models.weights_to_freeze(model, program.keep(model))
     return trial
@@ -254,9 +262,19 @@ def _quantize(trial: _Trial) -> None:
         trial.model.eval()
         return
     trial.weights = set(maskable(trial.model))
+    calibration, inputs = trial.course.samples(), trial.course.info.inputs
+    keep_float: tuple[str, ...] = ()
+    if scheme in PLACED:
+        with trial.stage("place"):
+            found = placed(trial.recipe, trial.course, trial.model, trial.dense, calibration)
+        keep_float, trial.integer = found.keep_float, found.integer
+        for note in found.notes:
+            trial.course.note(note)
+    if not trial.integer:
+        return
     with trial.stage("quantize"):
-        calibration, inputs = trial.course.samples(), trial.course.info.inputs
-        trial.model = quantize.prepare(trial.model, calibration, 4 if scheme == "qat_int4" else 8, inputs)
+        bits = 4 if scheme == "qat_int4" else 8
+        trial.model = quantize.prepare(trial.model, calibration, bits, inputs, keep_float)
     if scheme.startswith("qat"):
         quantize.unfreeze(trial.model)
         held = HeldMasks(trial.model, trial.masks)
@@ -279,6 +297,8 @@ def _write(trial: _Trial, file: Path, versions: dict[str, str]) -> dict[str, tor
     else:
         weights = maskable(model)
     export(model, trial.course.samples(2)[0], file, about, info.inputs, info.outputs)
+    if not trial.integer:
+        weight_only_int8(file)
     if change := FILE_SCHEMES.get(trial.recipe.quantization.scheme):
         trial.course.notes += not_slower(trial.course.job, file, change)
     if trial.recipe.quantization.scheme.startswith("weights_") and file.suffix == ".onnx":
