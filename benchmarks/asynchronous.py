@@ -23,9 +23,9 @@ import optuna
 
 from benchmarks import planted
 from search.front import pareto
+from search.sampling.samplers import samplers
 from search.study import config
 from search.study.metrics import Metrics
-from search.study.sampler import samplers
 
 WORKERS = (1, 2, 4, 8, 16, 32, 64)
 ASKED = (1, 8, 64)  # workers that the sampler's loss is looked at with
@@ -53,7 +53,9 @@ def searched(sampler: config.Sampler, workers: int, trials: int, seed: int, wher
     """float [trials]: share of the box up to the reference point that the first 1, 2, ... finished trials dominate."""
     rng = np.random.default_rng(seed)
     directions = Metrics().directions(where.objectives)
-    study = optuna.create_study(directions=directions, sampler=samplers(sampler, seed))
+    study = optuna.create_study(
+        directions=directions, sampler=samplers(where.model_copy(update={"sampler": sampler}), seed)
+    )
     running: list[tuple[float, int, optuna.trial.Trial, dict[str, float]]] = []
     now, asked = 0.0, 0
     values: list[list[float]] = []

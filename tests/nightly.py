@@ -15,8 +15,8 @@ from benchmarks import planted
 from search.front import pareto
 from search.front.interval import mean_interval
 from search.front.summary import Summary
+from search.sampling.samplers import samplers
 from search.study.metrics import Metrics
-from search.study.sampler import samplers
 from trainers.recipe import Recipe
 
 AXES = ["accuracy", "latency_ms", "size_bytes"]
@@ -44,7 +44,7 @@ def sweep(seed: int, trials: int = 18, shift: float = 0.0, slow: float = 1.0, se
     luck = np.random.default_rng(seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        search = optuna.create_study(directions=DIRECTIONS, sampler=samplers(study.sampler, seed))
+        search = optuna.create_study(directions=DIRECTIONS, sampler=samplers(study, seed))
         for partial in study.references.values():
             search.enqueue_trial(study.space.reference(partial))
         rows = []

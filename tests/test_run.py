@@ -46,7 +46,7 @@ USAGE = [
     (["study.constraints=[accuracy_drop<0.1]"], "cannot be read; write KEY=VALUE, quoting text as in 'study.constr"),
     (["study.references.x={pruning:{granularity:block}}"], "'block' is outside the study's choices"),
     (["study.budget.trials=0"], "study.budget.trials: 0 is not valid; it should be greater than or equal to 1"),
-    (["study.sampler.name=cmaes"], "study.sampler.name: 'cmaes' is not valid; it should be 'tpe', 'gp'"),
+    (["study.sampler.name=cmaes"], "study.sampler.name: 'cmaes' is not valid; it should be 'auto', 'ehvi', "),
     (["executor.workers=many"], "executor.workers: 'many' is not valid"),
     (["device=gpu"], "device: 'gpu' is not valid; it should be 'auto', 'cpu' or 'cuda'"),
     (["fresh"], "fresh: cannot be read; write KEY=VALUE"),

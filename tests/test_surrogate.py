@@ -81,6 +81,26 @@ def test_the_same_points_give_the_same_model() -> None:
     assert (once[1] == again[1]).all()
 
 
+def test_what_was_fitted_before_does_not_matter() -> None:
+    seen, others = points(30), points(5, seed=3)
+    values, model = [truth(p) for p in seen], Surrogate()
+    for n in (5, 9, 30):
+        model.fit(seen[:n], values[:n])
+    fresh = Surrogate().fit(seen, values)
+    assert (model.predict(others)[0] == fresh.predict(others)[0]).all()
+
+
+def test_what_is_expected_of_running_trials_leaves_the_mean_and_lessens_the_doubt() -> None:
+    seen: list[dict[str, float | str]] = [{"x": x / 10} for x in (0, 1, 2, 3, 9, 10)]
+    model = Surrogate().fit(seen, [math.sin(4 * float(p["x"])) for p in seen], noise=0.001)
+    (before, later), (doubt, near) = model.predict([{"x": 0.6}, {"x": 0.63}])
+    model.expecting([{"x": 0.6}])
+    (mean, close), (left, left_near) = model.predict([{"x": 0.6}, {"x": 0.63}])
+    assert (mean, close) == pytest.approx((before, later), abs=1e-3)
+    assert left < 0.1 * doubt
+    assert left_near < 0.5 * near
+
+
 def test_mistakes_are_named() -> None:
     with pytest.raises(ValueError, match="choose from maximize, minimize"):
         Surrogate("upward")

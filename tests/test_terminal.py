@@ -38,7 +38,7 @@ def test_the_help_explains_every_setting() -> None:
         found = re.search(rf"^  {re.escape(key)}=\S+(.*(\n {{20,}}.*)*)", text, re.MULTILINE)
         assert found, key
         assert len(found[1].split("; ")[0].strip()) > 5, f"{key} is not explained"
-    assert "study.sampler.name=tpe|gp|nsga2|random" in text
+    assert "study.sampler.name=auto|ehvi|tpe|tpe_grouped|gp|nsga2|random" in text
     assert "default: 1800" in " ".join(text.split())
 
 

@@ -27,7 +27,7 @@ BITS = {
 }
 _LOGARITHMIC = ("learning_rate", "temperature", "batch_size", "epochs")  # by the end of a field's name
 # Said by density, width and bits instead.
-_REPLACED = ("seed", "pruning.sparsity", "pruning.density", "pruning.channels", "quantization.clusters")
+_REPLACED = ("pruning.sparsity", "pruning.density", "pruning.channels", "quantization.clusters")
 
 
 def features(recipe: Recipe) -> dict[str, float | str]:
@@ -36,7 +36,11 @@ def features(recipe: Recipe) -> dict[str, float | str]:
     `density`: log2 of the share of weights that is kept; `width`: the share of channels; `bits`: log2 of the bits of a
     weight; rates, temperatures and epochs as logarithms; what else the recipe says by its dotted field.
     """
-    recipe = recipe.canonical()
+    return features_of_canonical(recipe.canonical())
+
+
+def features_of_canonical(recipe: Recipe) -> dict[str, float | str]:
+    """The same of a recipe that is canonical already: a sampler makes hundreds for each trial."""
     pruning, width = recipe.pruning, 1.0
     kept = 1.0 - pruning.sparsity
     if pruning.granularity == "channel":
@@ -47,10 +51,11 @@ def features(recipe: Recipe) -> dict[str, float | str]:
     if recipe.quantization.clusters:
         bits = min(bits, math.log2(recipe.quantization.clusters))
     found: dict[str, float | str] = {"density": math.log2(max(kept, 1e-4)), "width": width, "bits": math.log2(bits)}
-    found["qat"] = float(recipe.quantization.trained)
-    for name, value in recipe.flat().items():
-        if name not in _REPLACED:
-            found[name] = _scaled(name, value)
+    found |= {"qat": float(recipe.quantization.trained), "model": recipe.model, "trainer": recipe.trainer}
+    for section in ("pruning", "quantization", "distillation", "finetuning"):
+        for field, value in vars(getattr(recipe, section)).items():
+            if (name := f"{section}.{field}") not in _REPLACED:
+                found[name] = _scaled(name, value)
     return found
 
 

@@ -19,7 +19,7 @@ from search.front import pareto
 _Z = 1.959963984540054  # half the width of a normal's 95 % interval, in standard deviations
 
 
-def spread(low: np.ndarray, high: np.ndarray) -> np.ndarray:
+def spread(low: np.ndarray | float, high: np.ndarray | float) -> np.ndarray:
     """The standard deviation of values whose 95 % intervals end at `low` and `high`, in the values' unit."""
     return (np.asarray(high, dtype=np.float64) - np.asarray(low, dtype=np.float64)) / (2 * _Z)
 

@@ -16,7 +16,6 @@ from search.sampling.encoding import Columns
 
 FEWEST = 4  # points, below which only their mean and spread are known
 MOST = 256  # points the model is made of: the cost grows with their cube
-_TAIL = 3.0  # a value worse than the median by more than so many spreads is drawn in, to at most two more
 _LENGTH = (0.3, 6.0)  # of columns that lie in [0, 1]
 _SEARCHED = 96  # points that the lengths are found with
 
@@ -27,16 +26,17 @@ class Surrogate:
     """Fitted to points and values, it predicts the mean and standard deviation of the metric at other points.
 
     A point maps names to numbers or words; `search.sampling.encoding.features` gives that of a recipe. `direction`:
-    "maximize" or "minimize"; far on the bad side, where a network has lost everything, how far does not matter.
+    "maximize" or "minimize"; far on the bad side, where a network has lost everything, how far does not matter: a value
+    worse than the median by more than `tail` robust standard deviations is drawn in, to at most two more.
     """
 
-    def __init__(self, direction: str = "maximize"):
+    def __init__(self, direction: str = "maximize", *, tail: float = 3.0):
         if direction not in ("maximize", "minimize"):
             raise ValueError(f"direction: {direction!r} is not valid; choose from maximize, minimize")
         self._sign = -1.0 if direction == "minimize" else 1.0
+        self._tail = tail
         self.noise = 0.0
-        self._kernel: Any = None
-        self._width = self._fitted_with = 0  # columns and points, when the kernel's lengths were found
+        self._basis: Any = None  # what the columns, units and lengths were found from
         self._process: Any = None
 
     def fit(
@@ -46,25 +46,38 @@ class Surrogate:
 
         `noise`: standard deviation of each value about what its recipe gives in the mean, in the metric's unit; if
         left out it is estimated and is `self.noise` from then on. Values that are not finite are left out. Raises
-        ValueError without any.
+        ValueError without any. The same points in the same order give the same model, whatever was fitted before.
         """
         worth = self._sign * np.asarray(values, dtype=np.float64)
         rows = np.flatnonzero(np.isfinite(worth))
         if not len(rows):
             raise ValueError("values: none is finite; fit the model when a trial has been measured")
         rows = _chosen(worth, rows)
-        self._centre = float(np.median(worth[rows]))
-        middle = np.percentile(worth[rows], [25, 75])
-        self._scale = float(np.ptp(middle) / 1.349 or 0.1 * np.ptp(worth[rows]) or 1e-12)
+        kept = [points[int(i)] for i in rows]
         given = None if noise is None else np.broadcast_to(np.asarray(noise, dtype=np.float64), worth.shape)[rows]
-        target = _squashed((worth[rows] - self._centre) / self._scale)
+        first = _milestone(len(rows))
+        basis = worth[rows[:first]].tobytes(), repr(kept[:first]), None if given is None else given[:first].tobytes()
+        if basis != self._basis:
+            self._found(kept[:first], worth[rows[:first]], None if given is None else given[:first])
+            self._basis = basis
+        target = _drawn_in((worth[rows] - self._centre) / self._scale, self._tail)
         self._mean, self._wide = float(target.mean()), float(target.std(ddof=1)) if len(target) > 1 else 1.0
         self._process, self._doubt = None, 1.0
-        kept = [points[int(i)] for i in rows]
-        columns = Columns(kept)
-        if len(rows) >= FEWEST and np.ptp(target) > 0:
-            self._learn(columns, columns.table(kept), target, None if given is None else given / self._scale)
+        if self._kernel is not None:
+            doubt = None if given is None else given / self._scale
+            self._condition(self._columns.table(kept), target, _jitter(doubt, len(target)))
+            self._doubt = _left_out(self._process)
         return self
+
+    def expecting(self, points: Sequence[Point]) -> None:
+        """Take it that these points turned out as predicted: they are under way, and others should lie elsewhere."""
+        if self._process is None or not len(points):
+            return
+        table = self._columns.table(points)
+        known, target = self._process.X_train_, self._process.y_train_
+        jitter = np.concatenate([self._process.alpha, np.full(len(points), float(np.median(self._process.alpha)))])
+        expected = self._process.predict(table)
+        self._condition(np.vstack([known, table]), np.concatenate([target, expected]), jitter)
 
     def predict(self, points: Sequence[Point], *, luck: bool = False) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation at each point, float64 [n] each, in the metric's unit.
@@ -82,25 +95,44 @@ class Surrogate:
         worth = self._centre + self._scale * mean
         return self._sign * worth, np.sqrt((self._doubt * self._scale) ** 2 * variance + (self.noise**2 if luck else 0))
 
-    def _learn(self, columns: Columns, table: np.ndarray, target: np.ndarray, noise: np.ndarray | None) -> None:
+    def _found(self, points: Sequence[Point], worth: np.ndarray, noise: np.ndarray | None) -> None:
+        """Columns, units and lengths, from these points."""
+        self._centre = float(np.median(worth))
+        self._scale = float(np.ptp(np.percentile(worth, [25, 75])) / 1.349 or worth.std() or 1e-12)
+        self._columns, self._white, self._kernel, self.noise = Columns(points), noise is None, None, 0.0
+        if len(points) < FEWEST or np.ptp(worth) == 0:
+            return
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.gaussian_process import GaussianProcessRegressor
 
-        self._columns, self._white = columns, noise is None
-        jitter = np.full(len(target), 1e-8) if noise is None else noise**2 + 1e-8
-        same = self._kernel is not None and self._width == table.shape[1]
+        table = self._columns.table(points)
+        target = _drawn_in((worth - self._centre) / self._scale, self._tail)
+        jitter = _jitter(None if noise is None else noise / self._scale, len(target))
+        some = np.unique(np.linspace(0, len(target) - 1, min(len(target), _SEARCHED)).astype(int))
+        start = _kernel(table.shape[1], self._white)
+        process = GaussianProcessRegressor(start, alpha=jitter[some], optimizer=_optimized)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # a length at its bound is an answer
-            if not same or len(target) >= 1.2 * self._fitted_with:
-                some = np.unique(np.linspace(0, len(target) - 1, min(len(target), _SEARCHED)).astype(int))
-                start = self._kernel if same else _kernel(table.shape[1], self._white)
-                found = GaussianProcessRegressor(start, alpha=jitter[some], optimizer=_optimized)
-                self._kernel = found.fit(table[some], target[some]).kernel_
-                self._width, self._fitted_with = table.shape[1], len(target)
-            self._process = GaussianProcessRegressor(self._kernel, alpha=jitter, optimizer=None).fit(table, target)
+            self._kernel = process.fit(table[some], target[some]).kernel_
         if self._white:
             self.noise = float(np.sqrt(self._kernel.k2.noise_level)) * self._scale
-        self._doubt = _left_out(self._process)
+
+    def _condition(self, table: np.ndarray, target: np.ndarray, jitter: np.ndarray) -> None:
+        from sklearn.gaussian_process import GaussianProcessRegressor
+
+        self._process = GaussianProcessRegressor(self._kernel, alpha=jitter, optimizer=None).fit(table, target)
+
+
+def _milestone(points: int) -> int:
+    """So many of the first points decide on lengths and units: found again when there are a fifth more."""
+    reached = FEWEST
+    while (following := max(reached + 1, int(1.2 * reached))) <= points:
+        reached = following
+    return min(reached, points)
+
+
+def _jitter(noise: np.ndarray | None, points: int) -> np.ndarray:
+    return np.full(points, 1e-8) if noise is None else noise**2 + 1e-8
 
 
 def _kernel(columns: int, white: bool) -> Any:
@@ -136,5 +168,5 @@ def _chosen(worth: np.ndarray, rows: np.ndarray) -> np.ndarray:
     return np.sort(np.concatenate([best, newest]))
 
 
-def _squashed(worth: np.ndarray) -> np.ndarray:
-    return np.where(worth < -_TAIL, -_TAIL - 2 * (1 - np.exp(np.minimum(worth + _TAIL, 0.0) / 2)), worth)
+def _drawn_in(worth: np.ndarray, tail: float) -> np.ndarray:
+    return np.where(worth < -tail, -tail - 2 * (1 - np.exp(np.minimum(worth + tail, 0.0) / 2)), worth)

@@ -92,9 +92,12 @@ class DenseTraining(Section):
 class Sampler(Section):
     """What proposes the recipes."""
 
-    name: Literal["tpe", "gp", "nsga2", "random"] = about(
-        "tpe: tree of Parzen estimators; gp: Gaussian process, up to some 60 trials; nsga2: genetic; random", "tpe"
+    name: Literal["auto", "ehvi", "tpe", "tpe_grouped", "gp", "nsga2", "random"] = about(
+        "auto: ehvi, then tpe_grouped; ehvi: expected hypervolume gain, costs known, quality modelled; tpe: tree of "
+        "Parzen estimators, each parameter for itself; tpe_grouped: together; gp: Optuna's; nsga2: genetic; random",
+        "tpe",
     )
+    model_trials: Positive = about("auto: finished trials after which tpe_grouped takes over from ehvi", 60)
     startup_trials: Positive = about("random trials before the sampler's model is used; references count", 10)
 
 

@@ -115,7 +115,7 @@ class Space:
 
     def suggest(self, trial: Trial) -> Recipe:
         """Sample every open field that has an effect and return the trial's recipe, canonical."""
-        return self._recipe(lambda name, entry: _ask(trial, name, entry))
+        return self.made(lambda name, entry: _ask(trial, name, entry))
 
     def reference(self, partial: Mapping[str, Any]) -> dict[str, Any]:
         """A named point of the space -> params to enqueue; fields it leaves open are left to the sampler.
@@ -140,7 +140,7 @@ class Space:
                 return wanted[field]
             return entry.values[0] if isinstance(entry, Choice) else entry.low
 
-        recipe = self._recipe(pick).flat()
+        recipe = self.made(pick).flat()
         problems += [
             f"{name}: the study fixes it at {recipe[name]!r}, not {value!r}"
             for name, value in explicit.items()
@@ -177,7 +177,8 @@ class Space:
         found = [v for case in cases for v in (case.values if isinstance(case, Choice) else (case,))]
         return tuple(dict.fromkeys(found))
 
-    def _recipe(self, pick: Callable[[str, Any], Any]) -> Recipe:
+    def made(self, pick: Callable[[str, Any], Any]) -> Recipe:
+        """The canonical recipe whose open fields are `pick(parameter, Choice or Range)`, asked in order."""
         values = dict(DEFAULTS)
         for field in DEFAULTS:
             if not ACTIVE.get(field, lambda v: True)(values):

@@ -23,13 +23,14 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from pydantic import ValidationError
 
 from search.errors import SettingsError, SweepError
+from search.sampling.known_costs import Costs, nothing_known
+from search.sampling.samplers import samplers
 from search.storage import database as storages
 from search.storage.database import Hold
 from search.storage.rooted import absolute, relative
 from search.storage.single_writer import SingleWriter
 from search.study import config
 from search.study.metrics import KEY, Metrics
-from search.study.sampler import samplers
 from search.trial.record import TrialRecord
 from trainers.recipe import Recipe, flatten
 
@@ -86,12 +87,13 @@ class Sweep:
         recorded: Callable[[Sequence[str]], Sequence[str]] = tuple,
         metrics: Metrics | None = None,
         root: Path | None = None,
+        costs: Costs = nothing_known,
     ) -> Sweep:
         """The sweep `named` or the study's newest one, or a new one if there is none or `fresh`.
 
         A new one is never named as one that `recorded` gives of those known; for an older one it is not asked.
         `metrics`: the task's; those that the sweep was started with if left out. `root`: what stored paths are relative
-        to; the folder of a file if left out.
+        to; the folder of a file if left out. `costs`: what is known of recipes untrained, for samplers that use it.
 
         Raises SweepError when the storage cannot be read, SettingsError when that sweep does not exist or was
         started otherwise.
@@ -117,7 +119,7 @@ class Sweep:
         sweep._agree()
         sweep._recover()
         # A resumed sampler must not repeat the random numbers of the first start.
-        study.sampler = samplers(settings.sampler, settings.seed + 1000 * len(study.get_trials(deepcopy=False)))
+        study.sampler = samplers(settings, settings.seed + 1000 * len(study.get_trials(deepcopy=False)), costs)
         return sweep
 
     def _agree(self) -> None:

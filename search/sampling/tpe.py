@@ -1,4 +1,4 @@
-"""Optuna's samplers by the name a study gives them."""
+"""Optuna's TPE, with what depends on the other trials alone worked out once per trial."""
 
 from __future__ import annotations
 
@@ -10,15 +10,14 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.samplers._tpe import sampler as tpe
 from optuna.trial import FrozenTrial, TrialState
 
-from search.study import config
-
 
 class TPESampler(optuna.samplers.TPESampler):
     """Optuna's TPE with the same proposals, at half the cost.
 
     Optuna divides the trials into good and bad again for every parameter: Pareto ranks and hypervolumes of them all.
     The division depends on the other trials alone, and a trial's parameters are all asked for at once: it is made once.
-    The values of a thousand trials are looked up without asking each of them what it is.
+    The values of a thousand trials are looked up without asking each of them what it is. One process asks, so that a
+    running trial's parameters are known: what Optuna sampled for it as well, without effect, is not counted.
     """
 
     _divided: tuple[int, list[FrozenTrial], list[FrozenTrial]] | None = None
@@ -38,12 +37,8 @@ class TPESampler(optuna.samplers.TPESampler):
     def _get_internal_repr(
         self, trials: list[FrozenTrial], search_space: dict[str, BaseDistribution], study: optuna.Study
     ) -> dict[str, np.ndarray]:
-        ((name, kind),) = search_space.items()  # without `multivariate` one parameter at a time
-        values = [params[name] for params in (trial.params for trial in trials) if name in params]
-        if isinstance(kind, CategoricalDistribution):
-            index = {choice: i for i, choice in enumerate(kind.choices)}
-            return {name: np.asarray([index[value] for value in values])}
-        return {name: np.asarray(values, dtype=float)}
+        known = [params for params in (trial.params for trial in trials) if search_space.keys() <= params.keys()]
+        return {name: _internal(kind, [params[name] for params in known]) for name, kind in search_space.items()}
 
     def _divide(self, study: optuna.Study, trial: FrozenTrial) -> tuple[list[FrozenTrial], list[FrozenTrial]]:
         states = [TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING]  # `constant_liar`: running ones are bad
@@ -54,13 +49,8 @@ class TPESampler(optuna.samplers.TPESampler):
         return good, bad
 
 
-def samplers(settings: config.Sampler, seed: int) -> optuna.samplers.BaseSampler:
-    """The sampler of that name, seeded."""
-    startup = settings.startup_trials
-    if settings.name == "gp":
-        return optuna.samplers.GPSampler(seed=seed, n_startup_trials=startup, warn_independent_sampling=False)
-    if settings.name == "nsga2":
-        return optuna.samplers.NSGAIISampler(seed=seed, population_size=max(4, startup))
-    if settings.name == "random":
-        return optuna.samplers.RandomSampler(seed=seed)
-    return TPESampler(seed=seed, n_startup_trials=startup, constant_liar=True)
+def _internal(kind: BaseDistribution, values: list[Any]) -> np.ndarray:
+    if isinstance(kind, CategoricalDistribution):
+        index = {choice: i for i, choice in enumerate(kind.choices)}
+        return np.asarray([index[value] for value in values])
+    return np.asarray(values, dtype=float)
