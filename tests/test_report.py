@@ -10,13 +10,15 @@ from itertools import pairwise
 from pathlib import Path
 
 import matplotlib.image
+import numpy as np
 import pandas as pd
 import pytest
 from mlflow.tracking import MlflowClient
 from rich.console import Console
 
 from search import report
-from search.front import insight, page, pareto, plots, publish, tables
+from search.front import axes, insight, page, pareto, plots, publish, tables
+from search.front.labels import PICTURE, PLOTLY, Panel, labels
 from search.front.listing import Listing
 from search.front.summary import Summary, read
 from search.front.wording import said, than_dense
@@ -174,16 +176,21 @@ def test_ratios_are_said_the_right_way_round() -> None:
 @pytest.mark.parametrize("study", ["two", "confirmed"])
 def test_the_page_is_self_contained_and_holds_every_trial(root: Path, study: str) -> None:
     html = (root / f"reports/{study}-001/report.html").read_text()
-    outside = re.sub(r"<script>.*?</script>", "", html, flags=re.S)
-    assert "Plotly.newPlot" in html
-    assert not re.search(r"(src|href)\s*=|@import|url\(", outside)
+    assert len(html.encode()) < 1.6e6
+    outside = re.sub(r"<script.*?</script>", "", html, flags=re.S)
+    assert "Plotly.react" in html
+    assert not re.search(r"src\s*=|@import|url\(", outside)
+    links = set(re.findall(r"href='?([^' >]*)", outside))
+    assert all(link.startswith(("#", "http://127.0.0.1:5000/#/experiments/")) for link in links)
     table = outside[outside.index("<table id=trials>") :].split("</table>")[0]
     assert table.count("<tr class=") == len(RECORDS)
+    assert table.count(f"python -m search.pick study={study} sweep={study}-001 trial=") == len(RECORDS) - 1
     assert "the loss became NaN &lt;in epoch 1&gt;" in table
     assert "<in epoch 1>" not in outside
     for title in ("Hypervolume over trials", "parallel coordinates", "What each stage cost"):
         assert title in outside
     assert outside.count("aria-label='Validation accuracy against") == (1 if study == "two" else 2)
+    assert "The dense model, before compression" in outside
     assert "a CPU" in outside
 
 
@@ -191,28 +198,95 @@ def test_charts_hold_the_points_that_the_table_holds(root: Path) -> None:
     summary = read(root, "two")
     drawn = plots.front(summary, "latency_ms", "accuracy").data
     traces = {trace.name: trace for trace in drawn if trace.name and trace.showlegend is False}
-    assert list(traces["front"].y) == pytest.approx([100 * a for a in summary.front["accuracy"]])
+    assert list(traces["on the front"].y) == pytest.approx([100 * a for a in summary.front["accuracy"]])
     assert {name: len(trace.x) for name, trace in traces.items()} == {
-        "front": len(expected_front()),
-        "dominated": 10 - len(expected_front()),
+        "on the front": len(expected_front()),
+        "not on the front": 10 - len(expected_front()),
         "infeasible": 2,
     }
-    assert list(traces["front"].error_x.array) == pytest.approx([0.02 * v for v in summary.front["latency_ms"]])
-    assert not traces["front"].error_y.visible
+    front = traces["on the front"]
+    assert list(front.error_x.array) == pytest.approx([0.02 * v for v in summary.front["latency_ms"]])
+    assert not front.error_y.visible
     schemes = ["#009e73" if n % 2 else "#3b3b3b" for n in summary.front["number"]]
-    assert list(traces["front"].marker.color) == schemes
-    stairs = plots.staircase(read(root, "confirmed"), "size_bytes", "accuracy")
+    assert list(front.marker.color) == schemes
+    stairs = axes.staircase(read(root, "confirmed"), "size_bytes", "accuracy")
     assert stairs["size_bytes"].is_monotonic_increasing
     assert stairs["accuracy"].is_monotonic_increasing
 
 
-def test_labels_of_neighbours_stand_apart(root: Path) -> None:
-    records = [record(0, reference="dense"), record(4, reference="one")]
-    records.append(replace(record(4), number=1, reference="other"))
-    placed = plots.labels(_small(root, "labels", records), "latency_ms", "accuracy")
-    assert {name for name, _, _ in placed} >= {"one", "other"}
-    steps = {name: steps for name, _, steps in placed}
-    assert steps["one"] != steps["other"]
+def _crowd(root: Path, count: int) -> Summary:
+    """Trials scattered at random, four of them references."""
+    random = np.random.default_rng(count)
+    names = {0: "dense", 1: "ptq_int8", 2: "channel_50", 3: "sparse_90_qat"}
+
+    def scattered(number: int) -> TrialRecord:
+        known, factor = dict(record(number).metrics), float(np.exp(random.normal(0, 0.25)))
+        known |= {name: factor * known[name] for name in known if name.startswith("latency")}
+        known["accuracy"] -= abs(float(random.normal(0, 0.003)))
+        return replace(record(number), metrics=known, reference=names.get(number), feasible=known["accuracy"] > 0.98)
+
+    return _small(root, f"crowd{count}", [scattered(number) for number in range(count)])
+
+
+@pytest.mark.parametrize("count", [2, 5, 18, 200])
+@pytest.mark.parametrize("panel", [PLOTLY, PICTURE])
+def test_labels_stand_over_no_point_and_no_other_label(root: Path, count: int, panel: Panel) -> None:
+    summary = _crowd(root, count) if panel is PLOTLY else read(root, f"crowd{count}")
+    placed = labels(summary, "latency_ms", "accuracy", panel)
+    assert {"knee", "dense = knee", "ptq int8 = knee"} & {each.name for each in placed}
+
+    def at(rows: pd.DataFrame | pd.Series) -> np.ndarray:
+        ends = [(axes.fraction(summary, axes.shown(summary.metrics, rows, n), n)) for n in ("latency_ms", "accuracy")]
+        return np.column_stack(ends) * (panel.width, panel.height)
+
+    points, boxes = at(summary.complete), []
+    for each in placed:
+        (x, y), width = at(each.row)[0] + (each.right, each.up), panel.letter * len(each.name)
+        left = x - {"right": 0, "left": width, "middle": width / 2}[each.side]
+        box = (left, y - panel.line / 2, left + width, y + panel.line / 2)
+        assert 0 <= box[0] < box[2] <= panel.width
+        inside = (points > box[:2]) & (points < box[2:])
+        assert not inside.all(axis=1).any(), each.name
+        assert all(box[2] < o[0] or o[2] < box[0] or box[3] < o[1] or o[3] < box[1] for o in boxes)
+        boxes.append(box)
+
+
+def test_axes_are_logarithmic_where_that_spreads_the_data(root: Path) -> None:
+    def scale(*factors: float) -> str:
+        rows = [
+            replace(record(n), metrics=record(n).metrics | {"latency_ms": factor}) for n, factor in enumerate(factors)
+        ]
+        few = read(root, "two")
+        table = few.trials.iloc[: len(rows)].assign(latency_ms=[r.metrics["latency_ms"] for r in rows], reference="x")
+        return axes.scale(replace(few, trials=table.assign(state="complete")), "latency_ms")
+
+    assert scale(1, 2, 4, 8, 16) == "log"
+    assert scale(1, 2, 3, 4, 5, 6) == "linear"
+    assert scale(1, 1.1, 1.3, 2.9) == "linear", "a small span needs no logarithm"
+    assert scale(0, 1, 100) == "linear", "0 has none"
+
+
+def test_no_interval_of_the_front_is_cut(root: Path) -> None:
+    summary = read(root, "confirmed")
+    for name in ("latency_ms", "accuracy"):
+        low, high = axes.view(summary, name) or (0, 0)
+        unit = summary.metrics[name].scale
+        assert low < unit * summary.front[f"{name}_low"].min()
+        assert high > unit * summary.front[f"{name}_high"].max()
+    assert axes.cut(summary) == 0
+    wild = summary.trials.assign(latency_ms_high=summary.trials["latency_ms_high"] * 1000)
+    noisy = replace(summary, trials=wild)
+    assert axes.cut(noisy) > 0
+    assert (axes.view(noisy, "latency_ms") or (0, 0))[1] < 10 * summary.complete["latency_ms"].max()
+    assert "reach beyond the chart" in " ".join(plots.explained(noisy))
+
+
+def test_the_marks_are_explained_as_far_as_they_occur(root: Path) -> None:
+    said_of = " ".join(plots.explained(read(root, "confirmed")))
+    for word in ("Large and full", "fresh trainings", "Faded", "lucky", "Hollow", "×:", "Dotted line", "Bars:", "Ring"):
+        assert word in said_of
+    assert "Hollow" not in " ".join(plots.explained(read(root, "two")))
+    assert plots.explained(read(root, "two"))[0] == "Large and full: on the front (of a single training)."
 
 
 def test_importances_find_what_decides_and_say_how_surely(root: Path) -> None:

@@ -8,12 +8,17 @@ import pandas as pd
 import plotly.graph_objects as go
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
-from search.front.plots import GREY, INK, blank, label, shown
+from search.front.axes import label, shown
+from search.front.plots import GREY, INK, blank
 from search.front.summary import Summary
+from search.study.metrics import Metrics
 
 ENOUGH = 50  # trials; importances from fewer are luck
 _MOST, _RESAMPLES = 300, 10  # trials that importances are computed of, and how often: some ten seconds
 _SECTIONS = ("pruning.", "quantization.", "distillation.", "finetuning.")
+_FIFTHS = ("#a34400", "#8f6b2f", "#6b6b6b", "#3f6f8f", "#005a9c")  # at least 4.5:1 on white
+_PLAIN = {"showarrow": False, "name": "axis", "font": {"size": 12}}
+_TICK = {"yanchor": "middle", "bgcolor": "white", "opacity": 0.9, "font": {"size": 11}}
 _SHADES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
 
 
@@ -106,7 +111,8 @@ def importance(summary: Summary) -> go.Figure | None:
             marker={"color": shade},
         )
     figure.update_layout(barmode="group", legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0})
-    figure.update_layout(margin={"l": 190, "t": 86})
+    figure.update_yaxes(automargin=True)
+    figure.update_layout(margin={"l": 20, "t": 86})
     return figure
 
 
@@ -119,23 +125,55 @@ def parallel(summary: Summary) -> go.Figure | None:
     if rows.empty or not fields:
         return None
     metrics, first = summary.metrics, summary.objectives[0]
-    lines = {"color": shown(metrics, rows, first), "colorscale": "Cividis", "showscale": True}
-    lines["colorbar"] = {"title": {"text": label(metrics, first), "side": "right"}, "thickness": 14}
-    axes = [_axis(rows[name], name.split(".")[-1]) for name in fields]
-    axes += [{"label": label(metrics, name), "values": shown(metrics, rows, name)} for name in summary.objectives]
-    figure = blank("How recipes lead to results: parallel coordinates", height=500)
-    figure.add_trace(go.Parcoords(dimensions=axes, line=lines, labelangle=-18, labelfont={"size": 13}))
-    figure.update_layout(margin={"l": 100, "r": 30, "t": 130, "b": 30})
-    return figure
+    axes = [_axis(name.split(".")[-1].replace("_", " "), rows[name]) for name in fields]
+    axes += [_axis(label(metrics, name), pd.Series(shown(metrics, rows, name))) for name in summary.objectives]
+    quality = rows[first].rank(pct=True, ascending=not metrics.minimized(first)).to_numpy()
+    shade = np.clip((quality * len(_FIFTHS)).astype(int), 0, len(_FIFTHS) - 1)
+    figure = blank("How recipes lead to results: parallel coordinates", height=520)
+    for at, colour in enumerate(_FIFTHS):
+        _lines(figure, rows[shade == at], [axis[1][shade == at] for axis in axes], colour, metrics, first)
+    for place, (title, _, ends) in enumerate(axes):
+        figure.add_shape(type="line", x0=place, x1=place, y0=0, y1=1, line={"color": GREY, "width": 1}, layer="below")
+        figure.add_annotation(x=place, y=1.06, text=title, textangle=-20, xanchor="left", yanchor="bottom", **_PLAIN)
+        for height, text in ends:
+            figure.add_annotation(x=place, y=height, text=text, xanchor="left", xshift=5, **_PLAIN | _TICK)
+    hidden = {"visible": False, "fixedrange": True}
+    figure.update_layout(xaxis={**hidden, "range": [-0.15, len(axes) - 0.4]}, yaxis={**hidden, "range": [-0.05, 1.35]})
+    return figure.update_layout(margin={"l": 12, "r": 110, "t": 40, "b": 16}, showlegend=False)
 
 
-def _axis(column: pd.Series, name: str) -> dict[str, object]:
+def _lines(
+    figure: go.Figure,
+    rows: pd.DataFrame,
+    heights: list[np.ndarray],
+    colour: str,
+    metrics: Metrics,
+    first: str,
+) -> None:
+    """One trace: the lines of `rows`, with gaps between them."""
+    across: list[float | None] = []
+    up: list[float | None] = []
+    text: list[str] = []
+    for at, (_, row) in enumerate(rows.iterrows()):
+        across += [*range(len(heights)), None]
+        up += [*(float(height[at]) for height in heights), None]
+        text += [f"trial {row['number']}: {metrics[first].text(row[first])}"] * (len(heights) + 1)
+    if across:
+        line = {"color": colour, "width": 1.4}
+        way = {"mode": "lines", "line": line, "opacity": 0.8, "text": text, "hovertemplate": "%{text}<extra></extra>"}
+        figure.add_scatter(x=across, y=up, **way)
+
+
+def _axis(title: str, column: pd.Series) -> tuple[str, np.ndarray, list[tuple[float, str]]]:
+    """(title, float64 [rows] between 0 and 1, what stands where beside the axis)."""
     if pd.api.types.is_numeric_dtype(column):
-        return {"label": name, "values": column.to_numpy(dtype=float)}
+        values = column.to_numpy(dtype=float)
+        low, high = float(np.min(values)), float(np.max(values))
+        return title, (values - low) / (high - low or 1.0), [(0.0, f"{low:,.3g}"), (1.0, f"{high:,.3g}")]
     words = sorted(set(map(str, column)))
-    places = list(range(len(words)))
-    values = [words.index(str(value)) for value in column]
-    return {"label": name, "values": values, "tickvals": places, "ticktext": words}
+    places = {word: at / max(len(words) - 1, 1) for at, word in enumerate(words)}
+    heights = np.array([places[str(value)] for value in column], dtype=float)
+    return title, heights, [(place, word.replace("_", " ")) for word, place in places.items()]
 
 
 def stage_seconds(summary: Summary) -> pd.DataFrame:
@@ -161,7 +199,10 @@ def stages(summary: Summary) -> go.Figure | None:
     ]
     names = [name.replace("_", " ") for name in table["stage"]]
     figure = blank("What each stage cost", "Seconds over all trials", "", 110 + 38 * len(table))
-    figure.add_bar(y=names, x=table["total"], orientation="h", marker={"color": GREY}, text=text, textposition="auto")
+    figure.add_bar(
+        y=names, x=table["total"], orientation="h", marker={"color": _FIFTHS[2]}, text=text, textposition="auto"
+    )
     figure.update_traces(textfont={"color": INK}, insidetextfont={"color": "white"}, cliponaxis=False)
-    figure.update_layout(margin={"l": 130})
+    figure.update_yaxes(automargin=True)
+    figure.update_layout(margin={"l": 20})
     return figure

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from plotly.subplots import make_subplots
 
-from search.front import pareto
+from search.front import html, pareto
+from search.front.axes import label, shown, turn
 from search.front.comparison import Comparison
 from search.front.picture import ends
-from search.front.plots import FONT, GREY, GRID, INK, bars, hover, label, shown, turn
+from search.front.plots import FONT, GREY, GRID, INK, bars, hover
 from search.study.metrics import Metrics
 
 
@@ -59,7 +61,8 @@ def chart(found: Comparison) -> go.Figure:
     figure.update_xaxes(**axes)
     figure.update_yaxes(**axes)
     return figure.update_layout(
-        title={"text": found.title, "x": 0, "xref": "paper", "font": {"size": 17}},
+        title={"text": "Both fronts", "x": 0, "xref": "paper", "font": {"size": 17}},
+        template="none",
         height=560,
         font={"family": FONT, "size": 14, "color": INK},
         plot_bgcolor="white",
@@ -143,5 +146,8 @@ def write(found: Comparison, path: Path) -> None:
     if path.suffix == ".png":
         picture(found).savefig(path, metadata={"Software": None})
     else:
-        config = {"responsive": True, "displayModeBar": False}
-        path.write_text(chart(found).to_html(include_plotlyjs=True, config=config), encoding="utf-8")
+        hint = "Rings: what the newer sweep gained or lost beyond noise. Bars: 95 % intervals. Lines: the fronts."
+        page = html.document(
+            found.title, [f"<h1>{escape(found.title)}</h1>", html.chart(chart(found), found.title, hint)]
+        )
+        path.write_text(page, encoding="utf-8")

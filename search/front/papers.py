@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import plotly.graph_objects as go
 
-from search.front.plots import bars, blank, hover, label, shown, ticks
+from search.front.axes import label, shown, ticks
+from search.front.plots import bars, blank, hover
 from search.front.published import Beside
 from search.front.summary import Summary
 

@@ -252,13 +252,14 @@ class Tracking:
         return table
 
     def about(self, sweep: str) -> dict[str, Any]:
-        """The sweep itself: run_id, status, start_ms, end_ms, tags, metrics, objectives, reference (None without),
-        settings: the study's, flat."""
+        """The sweep itself: run_id, experiment (its id), status, start_ms, end_ms, tags, metrics, objectives, reference
+        (None without), settings: the study's, flat."""
         with reaching(self.uri):
             run = self._needed(sweep)
         tags = run.data.tags
         return {
             "run_id": run.info.run_id,
+            "experiment": self.experiment,
             "status": run.info.status,
             "start_ms": run.info.start_time,
             "end_ms": run.info.end_time,
