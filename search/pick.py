@@ -12,21 +12,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from packing.pack import CODERS, pack
 from runtimes.base import LAYOUTS
 from search.command import ROOT, STUDY, SWEEP, Setting, Usage, UsageError, command, needs_study
 from search.front import summary as summaries
+from search.front.card import card
 from search.front.choice import choose, sureness
 from search.front.summary import Summary
-from search.front.wording import result, said
+from search.front.wording import result
 from search.study.constraint import Constraint
 from search.tracking import registry
 from search.tracking.tracking import Tracking
 from search.tracking.uri import store_uri
 from serving import picked
-from tasks.base import Port, TaskInfo
+from tasks.base import TaskInfo
 from tasks.mnist.task import RECORDED_WITHOUT
 
 HELP = Usage(
@@ -93,73 +95,6 @@ def arguments(words: Sequence[str]) -> Request:
     return Request(said_of, limits)
 
 
-def usage(task: TaskInfo, file: Path) -> list[str]:
-    """What the file takes and gives, and what a request goes through before, as lines of Markdown."""
-    last = LAYOUTS[file.suffix.lstrip(".")] == "NHWC"
-
-    def said_of(port: Port) -> str:
-        shape = [port.shape[i] for i in (0, 2, 3, 1)] if last and port.layout == "NCHW" else list(port.shape)
-        return f"`{port.name}` {port.dtype} [{', '.join('N' if axis == 'batch' else str(axis) for axis in shape)}]"
-
-    lines = [f"Input: {', '.join(map(said_of, task.inputs))}. Output: {', '.join(map(said_of, task.outputs))}."]
-    options = (task.serving or {}).get("options", {})
-    if (task.serving or {}).get("kind") == "image":
-        what = "grey" if options.get("mode") == "L" else options.get("mode", "RGB")
-        mean, std = (", ".join(f"{each:g}" for each in options[key]) for key in ("mean", "std"))
-        lines.append(f"Pixels: {what}, as (x / 255 - mean) / std with mean {mean} and std {std}, per channel.")
-    elif task.serving:
-        lines.append(f"Requests are prepared as {task.serving['kind']}: `about.json` beside the file says how.")
-    if task.classes:
-        shown = ", ".join(task.classes[:20]) + (", …" if len(task.classes) > 20 else "")
-        lines.append(f"Classes: {shown}.")
-    return lines
-
-
-def card(found: Summary, row: pd.Series, file: Path, task: TaskInfo) -> str:
-    """The model card in Markdown: what it is, how it was made, what was measured where, with intervals."""
-    tags = found.about["tags"]
-    confirmed = bool(row.get("confirmed"))
-    metrics = found.metrics
-    known = [name for name in metrics.shown() if pd.notna(row.get(name))]
-    figures = [f"| {metrics[name].title} | {said(metrics, row, name)} |" for name in known]
-    place = {str(k).removeprefix("environment."): v for k, v in row.items() if str(k).startswith("environment.")}
-    versions = {str(k).removeprefix("version."): v for k, v in row.items() if str(k).startswith("version.")}
-    meaning = (
-        "Means of fresh trainings with their 95 % intervals; latency beside the dense fp32 file in the same run."
-        if confirmed
-        else "As the search found them, on the validation split: optimistic, since the luckiest trials are chosen."
-    )
-    lines = [
-        f"# {found.study}: {row['words']}",
-        "",
-        f"`{file.name}` · trial {row['number']} of sweep {found.sweep}",
-        "",
-        "## Use",
-        "",
-        *usage(task, file),
-        "",
-        "## Figures",
-        "",
-        meaning,
-        "",
-        "| | |",
-        "| --- | --- |",
-        *figures,
-        "",
-        "## How it was made",
-        "",
-        "`recipe.json` is the whole recipe. Data digest " + f"`{row.get('data_digest', '')}`, code "
-        f"`{tags.get('pare.git_commit', '') or 'unknown'}`.",
-        "",
-        *(f"- {name} {version}" for name, version in sorted(versions.items()) if pd.notna(version)),
-        "",
-        "## Measured on",
-        "",
-        *(f"- {name}: {value}" for name, value in sorted(place.items()) if pd.notna(value) and value != ""),
-    ]
-    return "\n".join(lines) + "\n"
-
-
 def pick(asked: Request) -> str:
     """Carry out the command; returns what to tell the user."""
     said_of = asked.settings
@@ -187,6 +122,8 @@ def pick(asked: Request) -> str:
     if said_of["register"] == "yes":
         about = json.loads((out / "about.json").read_text()) if along else {}
         about |= served(task, LAYOUTS[file.suffix.lstrip(".")])
+        if along:
+            (out / "invocations.json").write_text(json.dumps(invocation(about, out / "example.npz")) + "\n")
         note = (out / "MODEL_CARD.md").read_text()
         version = registry.register(store_uri(root), found.study, str(row["run_id"]), file, about, note, ALIAS, along)
         lines.append(f"MLflow   models:/{found.study}@{ALIAS} (version {version})")
@@ -201,6 +138,21 @@ def served(task: TaskInfo, layout: str) -> dict[str, Any]:
         return {"layout": layout, "mean": options["mean"][0], "std": options["std"][0], "shape": [height, width]}
     plain = task.to_dict()
     return {"layout": layout, "ports": {"inputs": plain["inputs"], "outputs": plain["outputs"]}}
+
+
+def invocation(about: dict[str, Any], example: Path) -> dict[str, Any]:
+    """One request to MLflow's model server, as JSON: a grey image, or the inputs of the file's example by name."""
+    if "shape" in about:
+        height, width = about["shape"]
+        image = 255 * (np.add.outer(np.arange(height), np.arange(width)) % 2)
+        return {"inputs": [image.tolist()]}
+    with np.load(example) as stored:
+        given = {name[2:]: stored[name] for name in stored.files if name.startswith("i.")}
+    last, ports = about["layout"] == "NHWC", {port["name"]: port for port in about["ports"]["inputs"]}
+    for name, array in given.items():
+        if last and ports.get(name, {}).get("layout") == "NCHW":
+            given[name] = np.moveaxis(array, -1, 1)
+    return {"inputs": {name: array.tolist() for name, array in given.items()}}
 
 
 def _for_serving(root: Path, found: Summary, row: pd.Series, file: Path) -> dict[str, Path]:

@@ -1,16 +1,20 @@
 """What search.pick leaves for serving: the package, serve.yaml, and a folder that other servers read.
 
 about.json, example.npz, files/   with the file itself what python -m search.serve model=FOLDER reads
+infer.py                          runs the file with numpy and its runtime alone
+request.json                      one request of the Open Inference Protocol, for curl
 serve.yaml                        for `serve deploy`, and the serveConfigV2 of KubeRay's RayService
 repository/NAME/1/model.onnx      the model repository of Triton and OpenVINO Model Server, with config.pbtxt
 """
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
@@ -19,6 +23,7 @@ import runtimes.base
 from serving import model, package
 from serving.package import About, Package
 from serving.policy import Plan
+from serving.protocol import NAMES
 from serving.settings import Settings
 from tasks.base import TaskInfo
 
@@ -49,9 +54,23 @@ def write(made: Package, out: Path, tracking_uri: str, alias: str) -> None:
     for name in ("files", "repository"):
         shutil.rmtree(out / name, ignore_errors=True)
     made.write(out)
+    shutil.copyfile(Path(__file__).with_name("infer.py"), out / "infer.py")
+    (out / "request.json").write_text(json.dumps(request(made), separators=(",", ":")) + "\n")
     (out / "serve.yaml").write_text(manifest(made.about, out, tracking_uri, alias))
     if made.about.format == "onnx":
         repository(made, out / "repository")
+
+
+def request(made: Package) -> dict[str, Any]:
+    """The first sample of the package's example as a request of the Open Inference Protocol, version 2."""
+    assert made.example is not None
+    batched = made.about.batched()
+    tensors = []
+    for name, array in made.example[0].items():
+        one = array[:1] if batched else array
+        data = [round(float(each), 6) if one.dtype.kind == "f" else each.item() for each in one.ravel()]
+        tensors.append({"name": name, "shape": list(one.shape), "datatype": NAMES[one.dtype.name], "data": data})
+    return {"inputs": tensors}
 
 
 def manifest(about: About, folder: Path, tracking_uri: str, alias: str) -> str:
@@ -72,6 +91,7 @@ def manifest(about: About, folder: Path, tracking_uri: str, alias: str) -> str:
     lines = [
         "# `serve deploy serve.yaml` on a Ray cluster that has Pare installed; or deploy/kubernetes/rayservice.yaml.",
         "# All arguments: python -m search.serve --help, and serving/settings.py.",
+        *([] if reached else ["# `model` is where this folder was when it was written: change it after moving it."]),
     ]
     return "\n".join(lines) + "\n" + yaml.safe_dump(said, sort_keys=False)
 

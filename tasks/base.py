@@ -146,6 +146,7 @@ class TaskInfo:
     split. `places`: split -> its folder below ROOT/cache, which travels to other hosts; a split that is not there is
     read where it is. `serving`: what `Serving.to_dict` gives. `teacher`: whether a teacher's outputs are computed once
     (`cached`) or in every step (`online`). `notes`: what was inferred or made by us (splits, head replaced), in words.
+    `license`: of the data, as its source states it, "" where it is not known.
     """
 
     name: str
@@ -162,6 +163,7 @@ class TaskInfo:
     places: Mapping[str, str] = field(default_factory=dict)
     serving: Mapping[str, Any] | None = None
     notes: tuple[str, ...] = ()
+    license: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Nested plain values, as JSON takes them."""

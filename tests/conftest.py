@@ -23,7 +23,6 @@ settings.load_profile("pare")
 
 # Two files run side by side: what takes longest begins first, so that neither side waits for the other at the end.
 LONGEST = (
-    "browser",
     "recovery",
     "optimist",
     "tensorflow_trainer",

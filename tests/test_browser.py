@@ -1,6 +1,7 @@
 """What an engineer sees: a real Chromium opens every link of `python -m search.ui` after two real sweeps.
 
-It needs Debian's package chromium, or a Chrome; playwright's Python package only drives it, nothing is downloaded.
+The folder was copied after the sweeps and the original hidden: a moved record is shown as one that stayed. It needs
+Debian's package chromium, or a Chrome; playwright's Python package only drives it, nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -21,15 +22,10 @@ import pytest
 from search.front.places import files
 from search.front.summary import Summary, read
 from search.trial.record import colour
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-FLAGS = (
-    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
-)
-PATIENCE = 60_000  # ms
+from tests.browsing import CHROMIUM, FLAGS, PATIENCE
 
 pytestmark = [
+    pytest.mark.cluster,  # two sweeps, a server, a browser
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: apt install chromium"),
     pytest.mark.timeout(900),  # the first test waits for two sweeps
 ]
@@ -38,12 +34,23 @@ VERDICTS = "better|no difference beyond noise"
 
 
 @pytest.fixture(scope="module")
-def links(studied: Path) -> Iterator[dict[str, str]]:
+def copied(studied: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A copy of the folder, while the original is not there."""
+    copy = tmp_path_factory.mktemp("another checkout") / "mlruns"
+    shutil.copytree(studied, copy, symlinks=True)
+    hidden = studied.rename(studied.with_name(f"{studied.name}-hidden"))
+    yield copy
+    assert not studied.exists()
+    hidden.rename(studied)
+
+
+@pytest.fixture(scope="module")
+def links(copied: Path) -> Iterator[dict[str, str]]:
     """Name of a view -> its address, as the running command prints them."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "search.ui", f"root={studied}", f"port={port}"]
+    command = [sys.executable, "-m", "search.ui", f"root={copied}", f"port={port}"]
     env = {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) as running:
         assert running.stdout is not None
@@ -83,8 +90,8 @@ def page(browser: Any) -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def summary(studied: Path) -> Summary:
-    return read(studied, "smoke")
+def summary(copied: Path) -> Summary:
+    return read(copied, "smoke")
 
 
 def scatters(page: Any, count: int, points: int) -> list[Counter[str]]:
@@ -166,11 +173,11 @@ def test_the_compare_page_shows_which_sweep_is_better(links: dict[str, str], pag
     page.get_by_text(re.compile(VERDICTS)).first.wait_for()
 
 
-def test_the_overlay_shows_both_fronts_and_what_was_gained(studied: Path, page: Any, summary: Summary) -> None:
-    older = read(studied, "smoke", "smoke-001")
-    page.goto(files(studied, "smoke-002").page.with_name("compare.html").as_uri())
+def test_the_overlay_shows_both_fronts_and_what_was_gained(copied: Path, page: Any, summary: Summary) -> None:
+    older = read(copied, "smoke", "smoke-001")
+    page.goto(files(copied, "smoke-002").page.with_name("compare.html").as_uri())
     page.locator(".scatterlayer path.point").first.wait_for()
-    assert re.search(f"smoke-002 against smoke-001: ({VERDICTS})", page.locator(".gtitle").text_content())
+    assert re.search(f"smoke-002 against smoke-001: ({VERDICTS})", page.locator("h1").inner_text())
     drawn = page.locator(".subplot.xy .scatterlayer path.point").evaluate_all("p => p.map(x => x.style.stroke)")
     counts = Counter(drawn)
     assert counts["rgb(122, 122, 122)"] == len(older.front)

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +22,7 @@ from search import pick
 from search.command import UsageError
 from search.tracking.uri import store_uri
 from serving.package import Package, PackageError
+from serving.protocol import Ends, parse
 from serving.source import RegistrySource
 from tasks.mnist import data
 from tests.linear import LinearTrainer, config, searched
@@ -41,19 +46,33 @@ def test_the_picked_folder_holds_the_file_its_recipe_and_a_card_and_mlflow_predi
     assert unpack((out / "model.pare").read_bytes()) == (out / "model.onnx").read_bytes()
     assert f"Packed   model.pare, {(out / 'model.pare').stat().st_size:,} bytes to download" in said
     card = (out / "MODEL_CARD.md").read_text()
-    for word in ("Test accuracy", "95 % intervals", "float32 [N, 1, 28, 28]", "Data digest", "onnxruntime"):
+    for word in ("Test accuracy", "95 % intervals", "float32 [N, 1, 28, 28]", "onnxruntime", "CC BY-SA 3.0"):
         assert word in card
+    file_digest = hashlib.sha256((out / "model.onnx").read_bytes()).hexdigest()
+    assert f"sha256 `{file_digest}`" in card
+    assert "Data set: mnist (3,000 train, 500 validation, 10,000 test samples)" in card
+    assert "of one sample per call on one thread" in card
+    assert not re.search(r"\[\]|: *$|: nan|frameworks|stopped|affinity|``", card, re.M), card
+    own = re.search(r"\| Test accuracy \| [^|]+ \| ([\d.]+) % \|", card)
+    assert own
     assert json.loads((out / "recipe.json").read_text())["model"] == "lenet300"
 
     test = data.open_test("mnist", done / "cache")
     images = test.images[:500]
     session = onnxruntime.load(Artifact.of(out / "model.onnx"), threads=1)
     labels = run_single(session, data.normalized(images, "NCHW")).argmax(1)
+    whole = run_single(session, data.normalized(test.images, "NCHW")).argmax(1)
+    assert float(own[1]) == pytest.approx(100 * np.mean(whole == test.labels), abs=0.006), "the file's own figure"
+    runs_alone(out, images, labels)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store_uri(done))
     mlflow.set_tracking_uri(store_uri(done))
     served = mlflow.pyfunc.load_model("models:/lucky@picked").predict(images.astype(np.float32))
     assert np.array_equal(served["label"], labels)
     assert served["probability"].between(0.1, 1.0).all()
+    asked = json.loads((out / "invocations.json").read_text())
+    model = mlflow.pyfunc.load_model("models:/lucky@picked")
+    assert len(model.predict(np.asarray(asked["inputs"], np.float32))) == 1
+    assert model.unwrap_python_model().about["threads"] == 1
 
     folder = Package.read(out)
     registered = RegistrySource(store_uri(done), "lucky", "picked")
@@ -86,6 +105,26 @@ def test_the_picked_folder_holds_the_file_its_recipe_and_a_card_and_mlflow_predi
         assert said in capsys.readouterr().err
     assert pick.main(["study=nope", f"root={done}"]) == 1
     assert "'nope' is not recorded" in capsys.readouterr().err
+
+
+def runs_alone(out: Path, images: np.ndarray, labels: np.ndarray) -> None:
+    """infer.py, with nothing of ours imported, checks itself and gives the labels; request.json is a valid request."""
+    np.save(out / "images.npy", images)
+    alone = (
+        "import runpy, sys; sys.argv = sys.argv[1:]; runpy.run_path('infer.py', run_name='__main__'); "
+        "ours = {'search', 'serving', 'runtimes', 'tasks', 'trainers', 'packing'}; assert not ours & set(sys.modules)"
+    )
+    said = []
+    for words in (["infer.py"], ["infer.py", "images.npy"]):
+        command = [sys.executable, "-I", "-c", alone, *words]
+        done = subprocess.run(command, cwd=out, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        said.append(done.stdout)
+    assert said[0].startswith("example.npz: answered as when the model was picked")
+    assert said[1].split() == [str(label) for label in labels]
+    about = Package.read(out).about
+    parsed = parse((out / "request.json").read_bytes(), None, Ends.of(about.inputs, about.outputs))
+    assert parsed.inputs["input"].shape == (1, 1, 28, 28)
 
 
 @pytest.mark.parametrize(

@@ -135,8 +135,8 @@ class Metrics:
         return [*(name for own in self.test for name in (own, f"{own}_drop")), *self.names()]
 
     def __getitem__(self, name: str) -> Quantity:
-        """How the named figure is read, also as `search/NAME`; an unknown one as it is, and minimized."""
-        name = name.removeprefix("search/")
+        """How the named figure is read, also as `search/NAME`, `file/NAME`; an unknown one as it is, and minimized."""
+        name = name.removeprefix("search/").removeprefix("file/")
         found = _MEASURED.get(name) or self._by_name.get(name)
         return found or Quantity(name.replace("_", " ").capitalize(), "", "minimize", 1, 4)
 

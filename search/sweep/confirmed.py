@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ class Confirmed:
     `metrics`: name -> (mean, low, high), the 95 % interval of the mean over seeds; `test_NAME` of the task's metrics
     among them, and `violation/CONSTRAINT`, feasible where the mean is <= 0.
     `artifacts`: the exported files, one per seed; `chosen` is the one whose first metric on validation is the median,
-    to be deployed.
+    to be deployed, and `own` are that file's figures.
     """
 
     number: int
@@ -35,6 +35,7 @@ class Confirmed:
     chosen: str
     feasible: bool
     on_front: bool
+    own: dict[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Nested plain values, as JSON takes them."""
@@ -76,16 +77,17 @@ def summarize(
     found = {name: m for name, m in found.items() if not name.endswith(("_low", "_high"))}
     missed = {f"violation/{spelt(str(limit))}": _violation(limit, found[limit.metric]) for limit in limits}
     sign = -1 if metrics.minimized(metrics.first) else 1
-    middle = sorted(built, key=lambda b: sign * b.metrics[metrics.first])[len(built) // 2]
+    middle = sorted(range(len(built)), key=lambda i: sign * built[i].metrics[metrics.first])[len(built) // 2]
     return Confirmed(
         number=record.number,
         words=record.words,
         seeds=len(built),
         metrics=found | missed,
         artifacts=tuple(str(b.artifact.path) for b in built),
-        chosen=str(middle.artifact.path),
+        chosen=str(built[middle].artifact.path),
         feasible=all(mean <= 0 for mean, _, _ in missed.values()),
         on_front=False,
+        own={name: values[middle] for name, values in columns.items() if not name.endswith(("_low", "_high"))},
     )
 
 

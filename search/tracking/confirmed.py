@@ -8,7 +8,7 @@ from typing import Any
 
 
 def figures(known: Mapping[str, float], point: Mapping[str, Any] | None) -> dict[str, float]:
-    """A trial's figures once it is confirmed, what the search had found as `search/NAME`.
+    """A trial's figures once it is confirmed; the search's as `search/NAME`, the chosen file's as `file/NAME`.
 
     `known`: the figures recorded of it. `point`: as Confirmed.to_dict gives it; without one the search's count again,
     and what only confirmation had found is NaN: MLflow takes no figure back.
@@ -16,13 +16,16 @@ def figures(known: Mapping[str, float], point: Mapping[str, Any] | None) -> dict
     promised = {name: value for name, value in known.items() if name.startswith("search/")}
     if point is None:
         own = {name.removeprefix("search/"): value for name, value in promised.items()}
-        added = [n for n in known if n.startswith("test_") or n.removesuffix("_low").removesuffix("_high") in own]
+        added = [
+            n for n in known if n.startswith(("test_", "file/")) or n.removesuffix("_low").removesuffix("_high") in own
+        ]
         return {name: math.nan for name in added if name not in own} | own
     found = {
         f"{name}{end}": float(value)
         for name, interval in point["metrics"].items()
         for end, value in zip(("", "_low", "_high"), interval, strict=True)
     }
+    found |= {f"file/{name}": float(value) for name, value in point.get("own", {}).items()}
     # Confirmed once already: what the search had found has moved then, and the rest is of that confirmation.
     return (promised or {f"search/{name}": known[name] for name in found if name in known}) | found
 

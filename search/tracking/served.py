@@ -8,6 +8,7 @@ uint8 every pixel scaled to 0..1 would become black, and be answered.
 import json
 import platform
 import sys
+import warnings
 from pathlib import Path
 
 import mlflow
@@ -15,6 +16,9 @@ import numpy as np
 import pandas as pd
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import BAD_REQUEST
+
+# The signature is stored with the model; MLflow would rather read it from type hints, and says so at every start.
+warnings.filterwarnings("ignore", message="(?s).*Add type hints to the `predict` method")
 
 
 class PickedModel(mlflow.pyfunc.PythonModel):
@@ -29,7 +33,7 @@ class PickedModel(mlflow.pyfunc.PythonModel):
             _answer_clearly(server)
         path = Path(context.artifacts["model"])
         self.about = json.loads(Path(context.artifacts["about"]).read_text())
-        self.run = _onnx(path) if path.suffix == ".onnx" else _tflite(path)
+        self.run = _open(path, int(self.about.get("threads", 1)))
 
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
         """Labels, or outputs; raises MlflowException, which is served as a 400, for inputs that are not valid."""
@@ -101,7 +105,12 @@ def _answer_clearly(server):  # type: ignore[no-untyped-def]
     server.invocations = invocations
 
 
-def _onnx(path):  # type: ignore[no-untyped-def]
+def _open(path, threads):  # type: ignore[no-untyped-def]
+    """The file on as many threads as its latency was measured with."""
+    return _onnx(path, threads) if path.suffix == ".onnx" else _tflite(path, threads)
+
+
+def _onnx(path, threads):  # type: ignore[no-untyped-def]
     import onnxruntime
 
     def runner(options):  # type: ignore[no-untyped-def]
@@ -116,15 +125,18 @@ def _onnx(path):  # type: ignore[no-untyped-def]
             None, {n: np.ascontiguousarray(a, kind) for n, a, kind in zip(names, arrays, types, strict=True)}
         )
 
-    options = onnxruntime.SessionOptions()
-    if _saturates_int8():
-        options.add_session_config_entry("session.x64quantprecision", "1")
+    def settings(saturate):  # type: ignore[no-untyped-def]
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        if saturate:
+            options.add_session_config_entry("session.x64quantprecision", "1")
+        return options
+
     try:
-        return runner(options)
-    except (
-        Exception
-    ):  # the option refuses files in which two DequantizeLinear share a zero point, some at the first run
-        return runner(onnxruntime.SessionOptions())
+        return runner(settings(_saturates_int8()))
+    except Exception:
+        # The option refuses files in which two DequantizeLinear share a zero point, some at the first run.
+        return runner(settings(False))
 
 
 def _saturates_int8():  # type: ignore[no-untyped-def]
@@ -133,10 +145,10 @@ def _saturates_int8():  # type: ignore[no-untyped-def]
     return platform.machine() in ("x86_64", "AMD64") and not (cpuinfo.exists() and "vnni" in cpuinfo.read_text())
 
 
-def _tflite(path):  # type: ignore[no-untyped-def]
+def _tflite(path, threads):  # type: ignore[no-untyped-def]
     from ai_edge_litert.interpreter import Interpreter
 
-    interpreter = Interpreter(str(path))
+    interpreter = Interpreter(str(path), num_threads=threads)
     given, gives = interpreter.get_input_details(), interpreter.get_output_details()
 
     def run(arrays):  # type: ignore[no-untyped-def]

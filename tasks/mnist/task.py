@@ -23,6 +23,7 @@ MODELS = {
 INPUT = Port("input", ("batch", 1, 28, 28), "float32", "NCHW")
 OUTPUT = Port("logits", ("batch", 10), kind="logits")
 CLASSES = tuple("0123456789")
+LICENSE = "CC BY-SA 3.0 (Yann LeCun and Corinna Cortes, derived from NIST)"
 SERVING = Serving(
     "image",
     {"mode": "L", "size": [28, 28], "resize": [28, 28], "mean": [MEAN], "std": [STD]},
@@ -31,7 +32,7 @@ SERVING = Serving(
 )
 # The task of a sweep whose record names none: those of version 0.1, which knew no other.
 RECORDED_WITHOUT = TaskInfo(
-    NAME, MODELS, (INPUT,), (OUTPUT,), (ACCURACY,), "", classes=CLASSES, serving=SERVING.to_dict()
+    NAME, MODELS, (INPUT,), (OUTPUT,), (ACCURACY,), "", classes=CLASSES, serving=SERVING.to_dict(), license=LICENSE
 )
 
 
@@ -100,6 +101,7 @@ class Mnist:
             classes=CLASSES,
             places={split: f"data/{NAME}/{split}" for split in SPLITS},
             counts={"train": len(self.dataset.train), "validation": len(self.dataset.validation), "test": 10_000},
+            license=LICENSE,
         )
 
     def data(self, split: str) -> Pixels:
