@@ -18,7 +18,7 @@ def _check_installation() -> None:
         return
     reason = f"is Python {_sys.version_info[0]}.{_sys.version_info[1]}, and Pare needs 3.11"
     if _sys.version_info[:2] == (3, 11):
-        reason = "lacks " + ", ".join(missing)
+        reason = "does not have " + ", ".join(missing)
     home = _Path(__file__).resolve().parents[1]
     if any(home.glob(".venv/lib/python3.11/site-packages/hydra")):
         remedy = f"Pare is installed in .venv: use {home}/.venv/bin/python"

@@ -57,7 +57,7 @@ class Conductor:
             try:
                 return await (self._back(version) if what == "rollback" else self._update(version))
             except PackageError as problem:
-                return {"error": f"{what}: {problem}; version {self._label()} goes on"}
+                return {"error": f"{what}: {problem}; version {self._label()} stays in service"}
 
     async def _begin(self, served: str) -> None:
         """Offer the first version; after Watch itself was started again, the one that replicas serve already."""

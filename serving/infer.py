@@ -95,7 +95,7 @@ def prepared(images: np.ndarray, about: Mapping[str, Any]) -> dict[str, np.ndarr
     if serving.get("kind") != "image" or len(about["inputs"]) != 1:
         sys.exit("infer.py: this model takes no images; give its inputs as INPUTS.npz, one array per name")
     options = serving["options"]
-    pixels = np.asarray(images, np.float32)
+    pixels: Any = np.asarray(images, np.float32)
     pixels = pixels[..., None] if pixels.ndim == 3 else pixels
     pixels = (pixels / 255 - np.float32(options["mean"])) / np.float32(options["std"])
     shape = [axis if isinstance(axis, int) else -1 for axis in port["shape"]]

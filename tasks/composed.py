@@ -109,7 +109,7 @@ class TaskData:
         return len(self.samples)
 
     def batch(self, rows: np.ndarray, epoch: int | None = None) -> Batch:
-        """See Dataset."""
+        """The samples `rows`, int64 [B], in that order; the same each time."""
         return self._prepare(*self.samples.take(np.asarray(rows, np.int64), epoch))
 
 
@@ -132,7 +132,7 @@ class ComposedTask:
         self.half, self.splits, self.parts, self.code, self._reopen = half, splits, parts, code, reopen
 
     def info(self) -> TaskInfo:
-        """See Task."""
+        """What the driver needs to know; computed once."""
         return self._info
 
     @functools.cached_property
@@ -245,7 +245,7 @@ class ComposedTask:
         return self.splits.source.classes or self.parts.classes
 
     def data(self, split: str) -> TaskData:
-        """See Task."""
+        """One of SPLITS; `test` is opened for the confirmed front alone."""
         return TaskData(self.splits.open(split), self._batch)
 
     def repeats(self, split: str) -> bool:
@@ -253,25 +253,25 @@ class ComposedTask:
         return self._reopen is None or self._reopen().open(split).digest() == self.splits.open(split).digest()
 
     def scorer(self) -> Scorer:
-        """See Task."""
+        """A new one, with nothing added."""
         outputs = self._ports[1]
         if self.parts.metric is not None:
             return OwnScorer(self.parts, self._metrics, self.half.outputs())
         return self.half.scorer(self._metrics) or scorers.scorer(self._metrics, outputs, target_of)
 
     def agreement(self, file: Arrays, model: Arrays) -> float:
-        """See Task."""
+        """Fraction in [0, 1] in which an exported file's outputs say the same as those of the model it was made of."""
         return class_agreement(self._ports[1], file, model)
 
     def program(self, trainer: str) -> Any:
-        """See Task."""
+        """The trainer's own half of the task (a TorchProgram, a KerasProgram); imports the framework."""
         if trainer != self.half.trainer:
             raise TaskError(f"the {trainer} trainer cannot compress this model; {self.half.trainer} can", "model")
         _ = self._ports
         return self.half.program()
 
     def serving(self) -> Serving | None:
-        """See Task."""
+        """Pre- and postprocessing for serving; None where the task has none."""
         if (own := self.half.serving()) is not None:
             return replace(own, classes=self._classes)
         columns = self.splits.source.facts.get("columns")

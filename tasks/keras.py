@@ -167,7 +167,7 @@ class SoftmaxForm(Form):
     """The outputs as the user's functions expect them: probabilities, where the model's softmax was taken off."""
 
     def nested(self, flat: Mapping[str, Any]) -> Tree:
-        """See Form."""
+        """The user's structure again, mappings with attributes."""
         return super().nested({name: _softmax(array) for name, array in flat.items()})
 
 
@@ -227,7 +227,7 @@ class KerasHalf:
         return self._program.inputs
 
     def probe(self, examples: Sequence[Arrays]) -> Sequence[Arrays]:
-        """See Half."""
+        """The model's outputs on examples."""
         model, made = self._program.model, []
         names = input_names(model)
         for example in examples:
@@ -241,7 +241,7 @@ class KerasHalf:
         return made
 
     def outputs(self) -> Form:
-        """See Half."""
+        """Names of the outputs, known after `probe`."""
         return self._program.outputs
 
     def kinds(self, outputs: tuple[Port, ...]) -> tuple[Port, ...]:
@@ -249,27 +249,27 @@ class KerasHalf:
         return outputs
 
     def settle(self, inputs: tuple[Port, ...], outputs: tuple[Port, ...], images: bool) -> None:
-        """See Half."""
+        """Take the ports as they were described."""
         self._program.ports = outputs
 
     def metrics(self, outputs: tuple[Port, ...], classified: bool) -> tuple[Metric, ...]:
-        """See Half."""
+        """The metrics where the study names none; () for the usual ones."""
         return scorers.metrics_named(self.bench.spec.metric)
 
     def scorer(self, metrics: tuple[Metric, ...]) -> Scorer | None:
-        """See Half."""
+        """The half's own scorer; None for the usual ones."""
         return None
 
     def trains(self) -> bool:
-        """See Half."""
+        """Whether there is a loss."""
         return self.targets or self.bench.parts.loss is not None
 
     def program(self) -> KerasProgram:
-        """See Half."""
+        """What the trainer is given."""
         return self._program
 
     def serving(self) -> Serving | None:
-        """See Half."""
+        """What a request goes through; None where the source decides it."""
         return None
 
 

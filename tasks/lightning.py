@@ -79,12 +79,12 @@ class LightningSubject:
         return {name: value for name, value in dict(found).items() if name in known}
 
     def build(self, model: str = "") -> nn.Module:
-        """See Subject."""
+        """The module, new each time; the task's first one if none is named."""
         module = self.module()
         return module.get_submodule(self.child) if self.child else module
 
     def pretrained(self, model: str = "") -> bool:
-        """See Subject."""
+        """Whether it comes with trained weights."""
         return bool(self.spec.weights)
 
 
@@ -174,7 +174,7 @@ class LightningHalf(TorchHalf):
         return mapped(lambda leaf: leaf.detach().numpy() if isinstance(leaf, torch.Tensor) else leaf, given), batch
 
     def make(self, form: Form) -> Program:
-        """See TorchHalf."""
+        """The program, once the inputs have names."""
         return LightningProgram(self, form)
 
     def step(self, name: str, outputs: Any, batch: Any, logged: dict[str, Any], module: Any = None) -> Any:
@@ -199,7 +199,7 @@ class LightningHalf(TorchHalf):
         return (ACCURACY,) if classified else ()
 
     def scorer(self, metrics: tuple[Metric, ...]) -> Scorer | None:
-        """See Half."""
+        """The half's own scorer; None for the usual ones."""
         return LoggedScorer(self, metrics) if self.spec.metric else None
 
     def fresh(self) -> Any:
@@ -231,7 +231,7 @@ class LightningProgram(Program):
         return found
 
     def loss(self, outputs: Tensors, inputs: Tensors, targets: Any, label_smoothing: float = 0.0) -> torch.Tensor:
-        """See TorchProgram."""
+        """Scalar, mean over the batch."""
         if self.parts.loss is not None or self.half.spec.loss:
             return super().loss(outputs, inputs, targets, label_smoothing)
         assert self.outputs is not None

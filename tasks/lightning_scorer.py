@@ -52,7 +52,7 @@ class LoggedScorer:
         hook(self.module, "on_validation_epoch_start", half.folder)
 
     def add(self, outputs: Arrays, batch: Batch) -> None:
-        """See Scorer."""
+        """One batch: what the model gave, by output name, and the samples themselves."""
         logged: dict[str, Any] = {}
         form = self.half.outputs()
         given = form.nested({name: torch.as_tensor(np.ascontiguousarray(a)) for name, a in outputs.items()})
@@ -71,7 +71,7 @@ class LoggedScorer:
                 self.seen[name] = self.seen.get(name, 0) + weight
 
     def result(self) -> dict[str, float]:
-        """See Scorer."""
+        """Every metric of the task by name, over all that was added."""
         logged: dict[str, Any] = {}
         with quiet(self.module, logged), torch.no_grad():
             hook(self.module, "on_validation_epoch_end", self.half.folder)

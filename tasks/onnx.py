@@ -230,11 +230,11 @@ class OnnxHalf:
         return given, FloatOutputs(self.model, given) if targets is None else targets
 
     def bind(self, inputs: Tree) -> Form:
-        """See Half."""
+        """Names for the inputs."""
         return Form({port.name: None for port in self.declared}, tuple(port.name for port in self.declared))
 
     def probe(self, examples: Sequence[Arrays]) -> Sequence[Arrays]:
-        """See Half."""
+        """The model's outputs on examples."""
         found = [self.model.run(example) for example in examples]
         names = tuple(found[0])
         tree = None if len(names) == 1 else dict.fromkeys(names)
@@ -242,7 +242,7 @@ class OnnxHalf:
         return found
 
     def outputs(self) -> Form:
-        """See Half."""
+        """Names of the outputs, known after `probe`."""
         assert self._outputs is not None
         return self._outputs
 
@@ -265,13 +265,13 @@ class OnnxHalf:
         return makers.get(name) in ("Softmax", "LogSoftmax") or any(word in name.lower() for word in CLASS_WORDS)
 
     def metrics(self, outputs: tuple[Port, ...], classified: bool) -> tuple[Metric, ...]:
-        """See Half."""
+        """The metrics where the study names none; () for the usual ones."""
         if self.bench.spec.metric:
             return scorers.metrics_named(self.bench.spec.metric)
         return () if self.targets else (AGREEMENT,)
 
     def scorer(self, metrics: tuple[Metric, ...]) -> Scorer | None:
-        """See Half."""
+        """The half's own scorer; None for the usual ones."""
         return None
 
     def trains(self) -> bool:
@@ -279,11 +279,11 @@ class OnnxHalf:
         return False
 
     def program(self) -> OnnxProgram:
-        """See Half."""
+        """What the trainer is given."""
         return self._program
 
     def serving(self) -> Serving | None:
-        """See Half."""
+        """What a request goes through; None where the source decides it."""
         return None
 
 

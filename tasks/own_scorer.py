@@ -38,7 +38,7 @@ class OwnScorer:
         self.bytes = 0
 
     def add(self, outputs: Arrays, batch: Batch) -> None:
-        """See Scorer."""
+        """One batch: what the model gave, by output name, and the samples themselves."""
         given = self.form.nested(outputs)
         with guarded("metric", "metric()", self.parts.folder):
             if hasattr(self.metric, "add"):
@@ -58,7 +58,7 @@ class OwnScorer:
         self.targets.append(batch.targets)
 
     def result(self) -> dict[str, float]:
-        """See Scorer."""
+        """Every metric of the task by name, over all that was added."""
         with guarded("metric", "metric()", self.parts.folder):
             if hasattr(self.metric, "add"):
                 value = self.metric.result()

@@ -58,7 +58,7 @@ class TorchRunner:
         return {name: torch.as_tensor(np.require(array, requirements=["C", "W"])) for name, array in arrays.items()}
 
     def outputs(self, batch: Batch) -> Arrays:
-        """See Runner."""
+        """By output name, in eval mode."""
         import torch
 
         with torch.no_grad():
@@ -66,7 +66,7 @@ class TorchRunner:
         return {name: tensor.numpy() for name, tensor in named(raw, self.info).items()}
 
     def loss(self, batch: Batch) -> tuple[float, bool]:
-        """See Runner."""
+        """The loss in eval mode, and whether any weight has a gradient of it."""
         inputs = self._inputs(batch)
         self.network.zero_grad()
         outputs = named(self.network.eval()(*inputs.values()), self.info)
@@ -106,11 +106,11 @@ class KerasRunner:
         return inputs, named(self.network(given if len(given) > 1 else given[0], training=False), self.info)
 
     def outputs(self, batch: Batch) -> Arrays:
-        """See Runner."""
+        """By output name, in eval mode."""
         return {name: np.asarray(tensor) for name, tensor in self._call(batch)[1].items()}
 
     def loss(self, batch: Batch) -> tuple[float, bool]:
-        """See Runner."""
+        """The loss in eval mode, and whether any weight has a gradient of it."""
         import tensorflow as tf
 
         with tf.GradientTape() as tape:
@@ -132,12 +132,12 @@ class OnnxRunner:
         self.session = onnxruntime.InferenceSession(str(program.file(model)), providers=["CPUExecutionProvider"])
 
     def outputs(self, batch: Batch) -> Arrays:
-        """See Runner."""
+        """By output name, in eval mode."""
         names = [port.name for port in self.info.outputs]
         return dict(zip(names, self.session.run(names, dict(batch.inputs)), strict=True))
 
     def loss(self, batch: Batch) -> tuple[float, bool]:
-        """See Runner."""
+        """The loss in eval mode, and whether any weight has a gradient of it."""
         raise TaskError("an ONNX file has no loss", "loss")
 
 

@@ -117,7 +117,7 @@ class Subset:
         return len(self.rows)
 
     def take(self, rows: np.ndarray, epoch: int | None = None) -> tuple[Tree, Tree | None]:
-        """See Samples."""
+        """Inputs and targets of the samples `rows`, int64 [B], each with a leading axis of B; targets None without."""
         return self.parent.take(self.rows[rows], epoch)
 
     def digest(self) -> str:
@@ -125,7 +125,7 @@ class Subset:
         return hashlib.sha256(self.parent.digest().encode() + self.rows.tobytes()).hexdigest()[:16]
 
     def labels(self) -> np.ndarray | None:
-        """See Samples."""
+        """int64 [N]: the class of every sample where targets are one whole number each; None elsewhere."""
         found = self.parent.labels()
         return None if found is None else found[self.rows]
 

@@ -82,7 +82,7 @@ class Share:
         self.right = self.seen = 0
 
     def add(self, outputs: Arrays, batch: Batch) -> None:
-        """See Scorer."""
+        """One batch: what the model gave, by output name, and the samples themselves."""
         if self.most == 1:
             predicted, target = self.wanted.classes(outputs, batch)
             hits = predicted == target
@@ -95,7 +95,7 @@ class Share:
         self.seen += int(counted.sum())
 
     def result(self) -> dict[str, float]:
-        """See Scorer."""
+        """Every metric of the task by name, over all that was added."""
         return {self.name: self.right / max(1, self.seen)}
 
 
@@ -107,7 +107,7 @@ class Confusion:
         self.matrix = np.zeros((0, 0), np.int64)
 
     def add(self, outputs: Arrays, batch: Batch) -> None:
-        """See Scorer."""
+        """One batch: what the model gave, by output name, and the samples themselves."""
         predicted, target = self.wanted.classes(outputs, batch)
         classes = max(2, self.wanted.scores(outputs).shape[-1])
         known = (target >= 0) & (target < classes)
@@ -117,7 +117,7 @@ class Confusion:
         self.matrix += np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
 
     def result(self) -> dict[str, float]:
-        """See Scorer."""
+        """Every metric of the task by name, over all that was added."""
         return {self.name: self.of(self.matrix)}
 
 
@@ -148,7 +148,7 @@ class Errors:
         self.total, self.seen = 0.0, 0
 
     def add(self, outputs: Arrays, batch: Batch) -> None:
-        """See Scorer."""
+        """One batch: what the model gave, by output name, and the samples themselves."""
         values, target = self.wanted.values(outputs), self.wanted.target(batch).astype(np.float64)
         if values.shape != target.shape and values.size != target.size:
             raise TaskError(
@@ -161,7 +161,7 @@ class Errors:
         self.seen += apart.size
 
     def result(self) -> dict[str, float]:
-        """See Scorer."""
+        """Every metric of the task by name, over all that was added."""
         mean = self.total / max(1, self.seen)
         return {self.name: math.sqrt(mean) if self.name == "rmse" else mean}
 
@@ -179,7 +179,7 @@ class Ndcg:
         self.total, self.groups = 0.0, 0
 
     def add(self, outputs: Arrays, batch: Batch) -> None:
-        """See Scorer."""
+        """One batch: what the model gave, by output name, and the samples themselves."""
         scores = self.wanted.values(outputs)
         if scores.ndim == 2 and scores.shape[1] > 1:
             for row, relevance in zip(scores, self.wanted.target(batch), strict=True):
@@ -198,7 +198,7 @@ class Ndcg:
             self.groups += 1
 
     def result(self) -> dict[str, float]:
-        """See Scorer."""
+        """Every metric of the task by name, over all that was added."""
         if self.parts:
             scores, relevance, group = (np.concatenate(column) for column in zip(*self.parts, strict=True))
             self.parts = []
@@ -231,12 +231,12 @@ class Agreement:
         self.total, self.seen = 0.0, 0
 
     def add(self, outputs: Arrays, batch: Batch) -> None:
-        """See Scorer."""
+        """One batch: what the model gave, by output name, and the samples themselves."""
         self.total += class_agreement(self.outputs, outputs, batch.targets) * len(batch)
         self.seen += len(batch)
 
     def result(self) -> dict[str, float]:
-        """See Scorer."""
+        """Every metric of the task by name, over all that was added."""
         return {self.name: self.total / max(1, self.seen)}
 
 
@@ -247,12 +247,12 @@ class Several:
         self.scorers = scorers
 
     def add(self, outputs: Arrays, batch: Batch) -> None:
-        """See Scorer."""
+        """One batch: what the model gave, by output name, and the samples themselves."""
         for scorer in self.scorers:
             scorer.add(outputs, batch)
 
     def result(self) -> dict[str, float]:
-        """See Scorer."""
+        """Every metric of the task by name, over all that was added."""
         return {name: value for scorer in self.scorers for name, value in scorer.result().items()}
 
 

@@ -175,7 +175,7 @@ class HuggingFaceSubject:
         self._make = make
 
     def build(self, model: str = "") -> nn.Module:
-        """See Subject."""
+        """The module, new each time; the task's first one if none is named."""
         made: nn.Module = self._make().eval()
         return made
 
@@ -241,7 +241,7 @@ class Encoder:
         self.digest = hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()[:16]
 
     def lengths(self, texts: Texts) -> np.ndarray:
-        """See TextEncoder."""
+        """int64 [N]: tokens of each sample, uncut."""
         encoded = self.tokenizer(*map(list, texts), truncation=False, verbose=False)["input_ids"]
         return np.array([len(ids) for ids in encoded], np.int64)
 

@@ -42,7 +42,7 @@ class TorchHalf:
         return inputs, targets
 
     def bind(self, inputs: Tree) -> Form:
-        """See Half."""
+        """Names for the inputs."""
         form = inputs_form(self.module(), inputs)
         self._program = self.make(form)
         return form
@@ -56,16 +56,16 @@ class TorchHalf:
         return Program(self.subject, form, self.parts, self.spec.loss, self.spec.keep)
 
     def program(self) -> Program:
-        """See Half."""
+        """What the trainer is given."""
         assert self._program is not None
         return self._program
 
     def probe(self, examples: Sequence[Arrays]) -> Sequence[Arrays]:
-        """See Half."""
+        """The model's outputs on examples."""
         return self.program().probe(examples)
 
     def outputs(self) -> Form:
-        """See Half."""
+        """Names of the outputs, known after `probe`."""
         found = self.program().outputs
         assert found is not None
         return found
@@ -75,7 +75,7 @@ class TorchHalf:
         return outputs
 
     def settle(self, inputs: tuple[Port, ...], outputs: tuple[Port, ...], images: bool) -> None:
-        """See Half."""
+        """Take the ports as they were described."""
         self.program().ports = outputs
         self.program().moves_images = images
 
@@ -84,7 +84,7 @@ class TorchHalf:
         return scorers.metrics_named(self.spec.metric) or self._metrics
 
     def scorer(self, metrics: tuple[Metric, ...]) -> Scorer | None:
-        """See Half."""
+        """The half's own scorer; None for the usual ones."""
         return None
 
     def trains(self) -> bool:
@@ -92,5 +92,5 @@ class TorchHalf:
         return self.parts.loss is not None or self._has_targets
 
     def serving(self) -> Serving | None:
-        """See Half."""
+        """What a request goes through; None where the source decides it."""
         return self._serving

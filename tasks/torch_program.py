@@ -159,7 +159,7 @@ class Program:
         return flat_class(self.inputs.names)(network, self.inputs).eval() if self._wraps else network
 
     def pretrained(self, model: str) -> bool:
-        """See TorchProgram."""
+        """Whether `build` gives trained weights: the dense model is then taken as it is and not trained."""
         return self.subject.pretrained(model)
 
     def loss(self, outputs: Tensors, inputs: Tensors, targets: Any, label_smoothing: float = 0.0) -> torch.Tensor:

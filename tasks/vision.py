@@ -45,7 +45,7 @@ class VisionSubject:
             self.notes.append(f"{self.name}: no task.weights, so it starts fresh and is trained by the study's `dense`")
 
     def build(self, model: str = "") -> nn.Module:
-        """See Subject."""
+        """The module, new each time; the task's first one if none is named."""
         if self.spec.weights == DOWNLOADED:
             made, self.replaced = self.library.downloaded(self.classes)
             return made.eval()
@@ -117,7 +117,7 @@ class _Timm(_Library):
         return timm
 
     def make(self, classes: int | None) -> nn.Module:
-        """See _Library."""
+        """Freshly started."""
         size = {} if self.subject.spec.size is None else {"img_size": self.subject.spec.size}
         counted = {} if classes is None else {"num_classes": classes}
         try:
@@ -126,7 +126,7 @@ class _Timm(_Library):
             return self.timm.create_model(self.name, pretrained=False, **counted)
 
     def downloaded(self, classes: int | None) -> tuple[nn.Module, tuple[str, ...]]:
-        """See _Library."""
+        """With the library's weights, and the heads that start fresh."""
         counted = {} if classes is None else {"num_classes": classes}
         try:
             model = self.timm.create_model(self.name, pretrained=True, **counted)
@@ -152,7 +152,7 @@ class _Timm(_Library):
         )
 
     def heads(self, model: nn.Module) -> tuple[str, ...]:
-        """See _Library."""
+        """Modules that give the class scores."""
         found = model.default_cfg.get("classifier") or ()
         return (found,) if isinstance(found, str) else tuple(found)
 
@@ -171,7 +171,7 @@ class _Torchvision(_Library):
         return models
 
     def make(self, classes: int | None) -> nn.Module:
-        """See _Library."""
+        """Freshly started."""
         counted = {} if classes is None else {"num_classes": classes}
         size: Mapping[str, int] = {}
         if self.subject.spec.size is not None and self.name.startswith("vit_"):
@@ -182,7 +182,7 @@ class _Torchvision(_Library):
         return self.models.get_model(self.name, weights=None, **counted, **size, **plain)
 
     def downloaded(self, classes: int | None) -> tuple[nn.Module, tuple[str, ...]]:
-        """See _Library."""
+        """With the library's weights, and the heads that start fresh."""
         try:
             source = self.models.get_model(self.name, weights="DEFAULT")
         except Exception as error:  # of the network, the file

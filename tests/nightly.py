@@ -90,7 +90,7 @@ def confirm(
     kept = pareto.noise_front(table[:, :, 0], table[:, :, 1], DIRECTIONS)
     rows["on_front"] = False
     for index, on_front in zip(ends, kept, strict=True):
-        rows.loc[index, "confirmed"] = "front" if on_front else "behind"
+        rows.loc[index, "confirmed"] = "front" if on_front else "dominated"
         rows.loc[index, "on_front"] = bool(on_front)
 
 

@@ -17,6 +17,7 @@ NOISY = {
     "metrics": record(1).metrics | {"latency_ratio": 0.5, "latency_ratio_low": 0.46, "latency_ratio_high": 0.54},
     "environment": {"noisy": ["the machine is too noisy to tell"]},
 }
+WILD = {**NOISY, "metrics": record(1).metrics | {"latency_ratio_low": 1e-9, "latency_ratio_high": 35.0}}
 LONG = {"words": "53 % of channels removed, 16 clusters, QAT int8, temperature 12.5, " * 2}
 
 
@@ -39,6 +40,7 @@ def lines(file: io.StringIO) -> list[str]:
         ({"feasible": False}, " [infeasible]"),
         ({"duplicate_of": 0}, " [same as trial 0]"),
         (NOISY, " [noisy: latency ± 8 %]"),
+        (WILD, " [too noisy: latency not known]"),
     ],
 )
 def test_a_trial_is_one_line_of_a_log_with_all_of_it(changes: dict[str, Any], says: str) -> None:

@@ -82,7 +82,7 @@ def test_a_served_file_runs_on_a_cpu_without_vnni(
 
     monkeypatch.setattr("search.tracking.served._saturates_int8", lambda: True)
     artifact = int8(tmp_path / "model.onnx", zero_points)
-    np.testing.assert_allclose(_onnx(artifact.path)([INPUTS])[0], reference(artifact.path), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(_onnx(artifact.path, 1)([INPUTS])[0], reference(artifact.path), rtol=1e-5, atol=1e-5)
 
 
 def test_a_file_that_is_broken_is_not_taken_for_one_that_the_option_refuses(

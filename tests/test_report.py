@@ -239,7 +239,8 @@ def test_labels_stand_over_no_point_and_no_other_label(root: Path, count: int, p
         ends = [(axes.fraction(summary, axes.shown(summary.metrics, rows, n), n)) for n in ("latency_ms", "accuracy")]
         return np.column_stack(ends) * (panel.width, panel.height)
 
-    points, boxes = at(summary.complete), []
+    points = at(summary.complete)
+    boxes: list[tuple[float, ...]] = []
     for each in placed:
         (x, y), width = at(each.row)[0] + (each.right, each.up), panel.letter * len(each.name)
         left = x - {"right": 0, "left": width, "middle": width / 2}[each.side]

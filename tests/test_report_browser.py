@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -24,7 +24,11 @@ pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: apt install chromium"),
     pytest.mark.timeout(300),
 ]
-SCREENS = {"desktop": (1440, 900, "light"), "phone": (390, 844, "light"), "dark": (1440, 900, "dark")}
+SCREENS: dict[str, tuple[int, int, Literal["light", "dark"]]] = {
+    "desktop": (1440, 900, "light"),
+    "phone": (390, 844, "light"),
+    "dark": (1440, 900, "dark"),
+}
 RECORDS = [record(0, reference="dense"), *(record(n) for n in range(1, 18)), failed(18, "the loss became NaN")]
 
 

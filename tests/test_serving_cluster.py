@@ -234,7 +234,7 @@ def test_versions_change_and_replicas_and_a_node_die_without_one_wrong_answer(
         told = tell(nodes, "update", *where, "url=http://127.0.0.3:" + str(port))
         assert told.returncode == 1
         assert "off by" in told.stderr
-        assert f"version {second} goes on" in told.stderr
+        assert f"version {second} stays in service" in told.stderr
         load.wait(second)
 
         told = tell(nodes, "rollback", *where, "url=http://127.0.0.3:" + str(port))

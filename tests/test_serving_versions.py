@@ -220,7 +220,7 @@ def test_update_follows_the_folder_a_bad_file_is_refused_and_rollback_returns(tm
         replica.broken.add(third.about.key)
         refused = await conductor.change("update", "")
         assert "it does not load" in refused["error"]
-        assert f"{second.about.label} goes on" in refused["error"]
+        assert f"{second.about.label} stays in service" in refused["error"]
         assert replica.serving == second.about.key
         (tmp_path / "picked" / "model.onnx").write_bytes(b"noise")
         assert "sha256" in (await conductor.change("update", ""))["error"]

@@ -22,6 +22,7 @@ from runtimes.latency import Comparison, LatencyResult, Timing
 from search import pick, ui
 from search.command import UsageError
 from search.front import comparison, page, pareto, publish
+from search.front.card import card
 from search.front.choice import choose
 from search.front.summary import Summary, read
 from search.front.tables import figures, markdown
@@ -313,9 +314,9 @@ def test_pick_bounds_and_orders_by_the_tasks_metrics(root: Path, tmp_path: Path)
     with pytest.raises(UsageError, match=r"no point of the front meets it; nearest is trial 1"):
         chosen(other, "error<=0.0001")
     (tmp_path / "model.onnx").write_bytes(b"a file")
-    card = pick.card(other, best.rename({"accuracy": "error"}), tmp_path / "model.onnx", RECORDED_WITHOUT)
-    assert "| Validation error |" in card
-    assert "ccuracy" not in card
+    said_of = card(other, best.rename({"accuracy": "error"}), tmp_path / "model.onnx", RECORDED_WITHOUT)
+    assert "| Validation error |" in said_of
+    assert "ccuracy" not in said_of
 
 
 def test_equal_names_may_mean_the_opposite_in_another_study(root: Path) -> None:

@@ -101,7 +101,7 @@ def test_a_command_before_the_installation_says_what_to_run(tmp_path: Path) -> N
     command = [str(base), "-S", "-m", "search.run", "study=smoke"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=env)
     assert done.returncode == 1
-    assert "lacks hydra" in done.stderr
+    assert "does not have hydra" in done.stderr
     assert f"make -C {tmp_path} run study=smoke" in done.stderr
     assert "Traceback" not in done.stderr
 

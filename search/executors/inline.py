@@ -16,7 +16,7 @@ class InlineExecutor:
     threads = 1
 
     def submit(self, key: int, trainer: str, work: Callable[..., Any], *args: Any) -> Future[Any]:
-        """See Executor."""
+        """Run it on a worker that serves `trainer`; the Future raises what the work raised, or WorkerError."""
         future: Future[Any] = Future()
         try:
             future.set_result(work(*args, lambda stage, fraction: None))
@@ -25,8 +25,8 @@ class InlineExecutor:
         return future
 
     def events(self) -> list[Event]:
-        """See Executor."""
+        """Progress reported since the last call."""
         return []
 
     def close(self) -> None:
-        """See Executor."""
+        """Stop at once; unfinished work is abandoned."""

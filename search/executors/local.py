@@ -41,7 +41,7 @@ class LocalExecutor:
         self._closed = False
 
     def submit(self, key: int, trainer: str, work: Callable[..., Any], *args: Any) -> Future[Any]:
-        """See Executor."""
+        """Run it on a worker that serves `trainer`; the Future raises what the work raised, or WorkerError."""
         outer: Future[Any] = Future()
         self._attempt(outer, self._settings.retries, key, trainer, work, args)
         return outer
@@ -91,7 +91,7 @@ class LocalExecutor:
         return self._pools[trainer]
 
     def events(self) -> list[Event]:
-        """See Executor."""
+        """Progress reported since the last call."""
         found: list[Event] = []
         with contextlib.suppress(queue.Empty):
             while True:
@@ -99,12 +99,18 @@ class LocalExecutor:
         return found
 
     def close(self) -> None:
-        """See Executor."""
+        """Stop at once; unfinished work is abandoned."""
         self._closed = True
         for pool in self._pools.values():
             pool.stop()
         for pool in self._pools.values():
             pool.join()
+        self._pools.clear()
+        # Its semaphores are named ones: kept until the process ends, they would be reported as leaked.
+        events, self._events = self._events, queue.Queue()
+        if hasattr(events, "cancel_join_thread"):
+            events.close()
+            events.cancel_join_thread()
 
 
 def _last_words(error: ProcessExpired) -> str:

@@ -73,7 +73,7 @@ class Summary:
     @property
     def confirmed(self) -> pd.DataFrame:
         """The rows whose recipes were trained again with fresh seeds."""
-        return self.trials[self.trials["confirmed"].isin(("front", "behind"))]
+        return self.trials[self.trials["confirmed"].isin(("front", "dominated"))]
 
     def promised(self, names: list[str]) -> np.ndarray:
         """float64 [trials, names] as the search found them; NaN for those that count for nothing."""
@@ -112,7 +112,7 @@ def existing(root: Path, study: str) -> Tracking:
 
 
 def summarize(tracking: Tracking, sweep: str) -> Summary:
-    """What `tracking` holds of the sweep, judged anew: a sweep under way has a front too."""
+    """What `tracking` holds of the sweep, judged again: a sweep under way has a front too."""
     about, trials = tracking.about(sweep), tracking.trials(sweep)
     for name in ("state", "words", "reason", "not_faster", "reference", "confirmed"):
         trials[name] = trials.get(name, pd.Series(dtype=str))
@@ -127,7 +127,7 @@ def summarize(tracking: Tracking, sweep: str) -> Summary:
     earlier = _earlier(tracking, sweep, objectives, directions, about["reference"], promised)
     raw = pareto.front(judged, directions)
     trials = _confirmed(trials)
-    again = trials["confirmed"].isin(("front", "behind")).to_numpy()
+    again = trials["confirmed"].isin(("front", "dominated")).to_numpy()
     member = (trials["confirmed"] == "front").to_numpy() if again.any() else raw
     left_out = raw & (trials["confirmed"] == "").to_numpy() if again.any() else np.zeros(len(trials), dtype=bool)
     values = trials[objectives].to_numpy(dtype=float)

@@ -70,11 +70,11 @@ class Clock(BaseScheduler):
         self._next = 0.0
 
     def wakeup(self) -> None:
-        """See BaseScheduler: what is stored has changed."""
+        """What is stored has changed; called by APScheduler."""
         self._next = 0.0
 
     def shutdown(self, wait: bool = True) -> None:
-        """See BaseScheduler, where it is abstract."""
+        """Required by APScheduler, unused here."""
         super().shutdown(wait)
 
     def follow(self, schedules: Mapping[str, Schedule], say: _Say) -> None:

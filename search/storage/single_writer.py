@@ -20,6 +20,7 @@ from optuna.storages._rdb import models
 from optuna.study import StudyDirection
 from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
+from typing_extensions import override
 
 
 class SingleWriter(BaseStorage):
@@ -87,17 +88,17 @@ class SingleWriter(BaseStorage):
 
     # Trials: written to the database, then to memory; read from memory.
 
+    @override
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
-        """See BaseStorage."""
         trials = self._of(study_id)
         created = self._database._create_new_trial(study_id, template_trial)  # as public, but says what it made
         trials[created._trial_id] = created
         return int(created._trial_id)
 
+    @override
     def set_trial_param(
         self, trial_id: int, param_name: str, param_value_internal: float, distribution: BaseDistribution
     ) -> None:
-        """See BaseStorage."""
         known = self._kinds.get(param_name)  # else it looks for a trial that has the parameter
         if known is not None:
             check_distribution_compatibility(known, distribution)
@@ -113,8 +114,8 @@ class SingleWriter(BaseStorage):
 
         self._change(trial_id, change)
 
+    @override
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
-        """See BaseStorage."""
         stored = [models.TrialValueModel.value_to_stored_repr(value) for value in values or ()]
         rows = [{"objective": i, "value": value, "value_type": kind} for i, (value, kind) in enumerate(stored)]
         held = bool(rows) and self._hold(models.TrialValueModel, trial_id, rows, True)
@@ -133,37 +134,37 @@ class SingleWriter(BaseStorage):
             self._change(trial_id, change)
         return done
 
+    @override
     def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
-        """See BaseStorage."""
         self._database.set_trial_intermediate_value(trial_id, step, intermediate_value)
         self._change(trial_id, lambda trial: trial.intermediate_values.__setitem__(step, intermediate_value))
 
+    @override
     def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
-        """See BaseStorage."""
         if not self._hold_attr(models.TrialUserAttributeModel, "user_attrs", trial_id, key, value):
             self._database.set_trial_user_attr(trial_id, key, value)
         self._change(trial_id, lambda trial: trial.user_attrs.__setitem__(key, value))
 
+    @override
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
-        """See BaseStorage."""
         if not self._hold_attr(models.TrialSystemAttributeModel, "system_attrs", trial_id, key, value):
             self._database.set_trial_system_attr(trial_id, key, value)
         self._change(trial_id, lambda trial: trial.system_attrs.__setitem__(key, value))
 
+    @override
     def get_trial(self, trial_id: int) -> FrozenTrial:
-        """See BaseStorage."""
         known = self._trials.get(trial_id) if self._study is not None else None
         return known if known is not None else self._database.get_trial(trial_id)
 
+    @override
     def get_all_trials(
         self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
     ) -> list[FrozenTrial]:
-        """See BaseStorage."""
         found = [t for t in self._of(study_id).values() if states is None or t.state in states]
         return copy.deepcopy(found) if deepcopy else found
 
+    @override
     def get_trial_id_from_study_id_trial_number(self, study_id: int, trial_number: int) -> int:
-        """See BaseStorage."""
         for trial_id, trial in reversed(self._of(study_id).items()):
             if trial.number == trial_number:
                 return trial_id
@@ -171,45 +172,45 @@ class SingleWriter(BaseStorage):
 
     # Studies: the database's own.
 
+    @override
     def create_new_study(self, directions: Sequence[StudyDirection], study_name: str | None = None) -> int:
-        """See BaseStorage."""
         study_id: int = self._database.create_new_study(directions, study_name)
         return study_id
 
+    @override
     def delete_study(self, study_id: int) -> None:
-        """See BaseStorage."""
         self._database.delete_study(study_id)
         self._study = None
 
+    @override
     def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
-        """See BaseStorage."""
         self._database.set_study_user_attr(study_id, key, value)
 
+    @override
     def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
-        """See BaseStorage."""
         self._database.set_study_system_attr(study_id, key, value)
 
+    @override
     def get_study_id_from_name(self, study_name: str) -> int:
-        """See BaseStorage."""
         study_id: int = self._database.get_study_id_from_name(study_name)
         return study_id
 
+    @override
     def get_study_name_from_id(self, study_id: int) -> str:
-        """See BaseStorage."""
         return str(self._database.get_study_name_from_id(study_id))
 
+    @override
     def get_study_directions(self, study_id: int) -> list[StudyDirection]:
-        """See BaseStorage."""
         return list(self._database.get_study_directions(study_id))
 
+    @override
     def get_study_user_attrs(self, study_id: int) -> dict[str, Any]:
-        """See BaseStorage."""
         return dict(self._database.get_study_user_attrs(study_id))
 
+    @override
     def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
-        """See BaseStorage."""
         return dict(self._database.get_study_system_attrs(study_id))
 
+    @override
     def get_all_studies(self) -> list[FrozenStudy]:
-        """See BaseStorage."""
         return list(self._database.get_all_studies())

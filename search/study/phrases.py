@@ -55,6 +55,8 @@ def figure(metrics: Metrics, values: Values, name: str, certain: bool = True) ->
         return NONE
     low, high = _number(values.get(f"{name}_low")), _number(values.get(f"{name}_high"))
     half = max(high - value, value - low) if certain and low is not None and high is not None else 0.0
+    if name.startswith("latency") and half > value:
+        return f"{metrics[name].text(value)} (too noisy to tell)"
     return spread(metrics[name], value, half)
 
 

@@ -153,7 +153,8 @@ def marks(record: TrialRecord) -> str:
         found += f" [not faster: {record.not_faster}]"
     if record.environment.get("noisy"):
         width = record.metrics["latency_ratio_high"] - record.metrics["latency_ratio_low"]
-        found += f" [noisy: latency ± {50 * width / record.metrics['latency_ratio']:.0f} %]"
+        half = 50 * width / record.metrics["latency_ratio"]
+        found += f" [noisy: latency ± {half:.0f} %]" if half < 100 else " [too noisy: latency not known]"
     if record.duplicate_of is not None:
         found += f" [same as trial {record.duplicate_of}]"
     return found

@@ -25,7 +25,7 @@ TABLE = "table"  # the front as the terminal shows it: a finished sweep shows it
 class Log:
     """The record of one sweep. Opening it logs the trials that a killed driver had told Optuna but not MLflow.
 
-    Trials are written by a process of its own (scribe.py), or by this one where the search has but one.
+    Trials are written by a process of its own (tracking/writer.py), or by this one where the search has but one.
     """
 
     def __init__(self, config: Config, sweep: Sweep):
@@ -38,11 +38,11 @@ class Log:
             "objectives": config.study.objectives,
             "metrics": sweep.metrics,
         }
-        self._scribe = None
+        self._writer = None
         if config.executor.name == "inline":
             self._opened().start_sweep(sweep.name, **start)
         else:
-            self._scribe = writer.Writer(config.root, config.study.name, sweep.name, self._tensorboard, start)
+            self._writer = writer.Writer(config.root, config.study.name, sweep.name, self._tensorboard, start)
         for record in sweep.records():
             self.trial(record)
 
@@ -54,21 +54,21 @@ class Log:
 
     def trial(self, record: TrialRecord) -> None:
         """Log one finished trial; a second time changes nothing."""
-        if self._scribe is not None:
-            self._scribe.log(record)
+        if self._writer is not None:
+            self._writer.log(record)
         else:
             writer.write(self._opened(), self._config.root, self._sweep.name, record, self._tensorboard)
 
     def check(self) -> None:
         """Raise TrackingError when the record cannot be written."""
-        if self._scribe is not None:
-            self._scribe.check()
+        if self._writer is not None:
+            self._writer.check()
 
     def close(self) -> None:
         """Until every trial is written; raises TrackingError when that cannot be done."""
-        if self._scribe is not None:
-            self._scribe.close()
-            self._scribe = None
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
 
     def finish(self, status: str, baselines: Sequence[Baseline], confirmed: Sequence[Confirmed]) -> None:
         """Log the front, its confirmation, pictures and report. `status`: finished, interrupted or failed."""

@@ -31,12 +31,12 @@ def figures(known: Mapping[str, float], point: Mapping[str, Any] | None) -> dict
 
 
 def tags(point: Mapping[str, Any] | None, number: int) -> dict[str, str]:
-    """What says so: `pare.confirmed` (front, behind, copy or nothing) and a sentence for the trial's page in MLflow."""
+    """What says so: `pare.confirmed` (front, dominated, copy, nothing) and a sentence for the trial's page."""
     if point is None:
         return {"pare.confirmed": "", "mlflow.note.content": ""}
     own = point["number"] == number
     note = "" if own else f"Same recipe as trial {point['number']}. "
     note += f"Confirmed: the figures are means of {point['seeds']} fresh trainings with their 95 % intervals; what the "
     note += "search had found is in `search/NAME`."
-    kind = ("front" if point["on_front"] else "behind") if own else "copy"
+    kind = ("front" if point["on_front"] else "dominated") if own else "copy"
     return {"pare.confirmed": kind, "mlflow.note.content": note}

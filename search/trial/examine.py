@@ -59,7 +59,7 @@ class Head:
         return self._rows
 
     def batch(self, rows: np.ndarray, epoch: int | None = None) -> Batch:
-        """See `tasks.base.Dataset`."""
+        """The samples `rows`, int64 [B], in that order; the same each time."""
         return self.whole.batch(rows, epoch)
 
 

@@ -172,7 +172,7 @@ def read_row(
     title: str, tags: Mapping[str, str], metrics: Mapping[str, float], params: Mapping[str, str]
 ) -> dict[str, Any]:
     """A recorded trial as one row of a table: number, state, words, reason, feasible, not_faster, on_front,
-    reference, duplicate_of (-1 for none), confirmed (front, behind, copy of one of those, or nothing), data_digest,
+    reference, duplicate_of (-1 for none), confirmed (front, dominated, copy of one, or nothing), data_digest,
     git_commit; before them metrics, params, `environment.*` and `version.*`.
     """
     row: dict[str, Any] = {

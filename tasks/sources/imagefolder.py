@@ -199,7 +199,7 @@ class FileSamples:
         return len(self._labels)
 
     def take(self, rows: np.ndarray, epoch: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """See `tasks.samples.Samples`."""
+        """Inputs and targets of the samples `rows`, int64 [B], each with a leading axis of B; targets None without."""
         tried = [_tried((self.listing.files[row][1], self.options)) for row in rows]
         if broken := [reason for _, reason in tried if reason]:
             raise TaskError(f"{', '.join(broken[:SHOWN])} cannot be read; replace or remove it", "data")

@@ -35,12 +35,12 @@ class Magnitude:
         self._group = tp.importance.GroupMagnitudeImportance(p=2)
 
     def channels(self, group: tp.dependency.Group) -> torch.Tensor:
-        """See Importance."""
+        """float [channels] of a dependency group with all of its channels."""
         scores: torch.Tensor = self._group(group)
         return scores
 
     def rows(self, layer: nn.Module, axis: int, positions: Sequence[int]) -> float:
-        """See Importance."""
+        """Of the `positions` along `axis` of the layer's weight together; axis 1 is that of its inputs."""
         return float(_slice(layer.weight, axis, positions).detach().square().sum())
 
 
@@ -54,12 +54,12 @@ class Taylor:
         self._group = tp.importance.GroupTaylorImportance()
 
     def channels(self, group: tp.dependency.Group) -> torch.Tensor:
-        """See Importance."""
+        """float [channels] of a dependency group with all of its channels."""
         scores: torch.Tensor = self._group(group)
         return scores
 
     def rows(self, layer: nn.Module, axis: int, positions: Sequence[int]) -> float:
-        """See Importance."""
+        """Of the `positions` along `axis` of the layer's weight together; axis 1 is that of its inputs."""
         weight = layer.weight
         assert isinstance(weight, torch.Tensor)
         assert weight.grad is not None
@@ -77,7 +77,7 @@ class Activation:
                 model(*batch)
 
     def channels(self, group: tp.dependency.Group) -> torch.Tensor:
-        """See Importance."""
+        """float [channels] of a dependency group with all of its channels."""
         found = [
             self.made[dep.target.module][list(idxs)] / self.made[dep.target.module].mean().clamp(min=1e-12)
             for dep, idxs in group

@@ -67,7 +67,7 @@ class RayConnection:
 
 
 def attach(settings: config.Executor, target: str) -> RayConnection:
-    """Connect as `executor.address` says. Raises SweepError when the cluster does not answer or lacks something."""
+    """Connect as `executor.address` says. Raises SweepError when the cluster does not answer or is not complete."""
     own = None
     if settings.address == "local":
         own = Path(tempfile.mkdtemp(prefix="pare-ray-", dir=short()))

@@ -31,7 +31,7 @@ POLL_S = 0.3
 
 
 class RayExecutor:
-    """See Executor. `inputs`: folders of the cache below `root` that every node needs; `target`: see config.Study."""
+    """Workers on a Ray cluster. `inputs`: folders of the cache below `root` that every node needs."""
 
     def __init__(self, settings: config.Executor, root: Path, target: str = "latency", inputs: Sequence[Path] = ()):
         self._settings = settings
@@ -45,16 +45,16 @@ class RayExecutor:
 
     @property
     def slots(self) -> int:
-        """See Executor; it follows the cluster as nodes join and leave."""
+        """Pieces of work at once; it follows the cluster as nodes join and leave."""
         return self._connection.slots()
 
     @property
     def threads(self) -> int:
-        """See Executor."""
+        """CPU cores per worker, for the work it does."""
         return max(1, int(self._settings.num_cpus))
 
     def submit(self, key: int, trainer: str, work: Callable[..., Any], *args: Any) -> Future[Any]:
-        """See Executor. Of Steps the second is done where latency may be measured."""
+        """Run it on the cluster; of TrainThenMeasure the second is done where latency may be measured."""
         outer: Future[Any] = Future()
 
         def carry_out() -> None:
@@ -146,7 +146,7 @@ class RayExecutor:
             self._events.put((key, f"{what} on {worker.host}" if key is not None else what, fraction))
 
     def events(self) -> list[Event]:
-        """See Executor."""
+        """Progress reported since the last call."""
         found = self._pool.warnings()
         with contextlib.suppress(queue.Empty):
             while True:
@@ -154,7 +154,7 @@ class RayExecutor:
         return found
 
     def close(self) -> None:
-        """See Executor; a cluster that was there before stays."""
+        """Stop at once, unfinished work is abandoned; a cluster that was there before stays."""
         self._pool.close()
         for thread in self._threads:
             thread.join(timeout=10)
