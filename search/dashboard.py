@@ -1,12 +1,14 @@
 """optuna-dashboard on the project's studies, on this machine only: `python -m search.dashboard`.
 
 optuna-dashboard 0.21 knows nothing of Optuna 5's named constraints: it would call infeasible trials the best. Its
-pages get the trials with the constraints where they look for them, and its front is taken of the feasible ones. What
-is stored stays as Optuna 5 wrote it: written twice, each constraint would count twice for the sampler.
+pages get the trials with the constraints where they look for them, and its front is taken of the feasible ones. Once
+the front is confirmed they show the confirmed figures and that front, as report and MLflow do. What is stored stays as
+Optuna 5 wrote it: written twice, each constraint would count twice for the sampler.
 """
 
 from __future__ import annotations
 
+import json
 import signal
 import sys
 import threading
@@ -33,6 +35,9 @@ HELP = Usage(
 )
 
 
+FRONT = "pare:front"  # among a trial's attributes, as the pages are given them: on the confirmed front
+
+
 def feasible(trial: FrozenTrial) -> bool:
     """Whether the trial meets all its constraints."""
     return all(value <= 0 for value in trial.constraints.values())
@@ -45,7 +50,14 @@ class _View(optuna.storages.RDBStorage):
         self, study_id: int, deepcopy: bool = True, states: Any = None, *args: Any, **kwargs: Any
     ) -> list[FrozenTrial]:
         found = super().get_all_trials(study_id, deepcopy, states, *args, **kwargs)
-        return [_with_old_key(trial) for trial in found]
+        again = self._confirmed(study_id)
+        names = self.get_study_system_attrs(study_id).get("study:metric_names") or []
+        return [_with_old_key(_judged(trial, again, names)) for trial in found]
+
+    def _confirmed(self, study_id: int) -> dict[int, dict[str, Any]]:
+        """Trial -> what confirmation found of it; empty before."""
+        stored = json.loads(self.get_study_user_attrs(study_id).get("confirmed", "null")) or {"points": []}
+        return {int(point["number"]): point for point in stored["points"]}
 
     def get_best_trial(self, study_id: int) -> FrozenTrial:
         """The best feasible trial of a study with one objective."""
@@ -55,6 +67,16 @@ class _View(optuna.storages.RDBStorage):
             return super().get_best_trial(study_id)
         sign = 1 if direction == optuna.study.StudyDirection.MINIMIZE else -1
         return min(rows, key=lambda trial: sign * float(trial.value or 0.0))
+
+
+def _judged(trial: FrozenTrial, again: dict[int, dict[str, Any]], names: Sequence[str]) -> FrozenTrial:
+    """The trial with its confirmed figures, as every other page shows it, and whether it is on the confirmed front."""
+    if again and trial.state == TrialState.COMPLETE:
+        point = again.get(trial.number)
+        trial.system_attrs = {**trial.system_attrs, FRONT: bool(point and point["on_front"])}
+        if point and names and all(name in point["metrics"] for name in names):
+            trial.values = [float(point["metrics"][name][0]) for name in names]
+    return trial
 
 
 def _with_old_key(trial: FrozenTrial) -> FrozenTrial:
@@ -74,6 +96,8 @@ def app(url: str) -> Callable[..., Any]:
         ) from None
 
     def best(trials: Sequence[FrozenTrial], directions: Sequence[Any]) -> list[FrozenTrial]:
+        if any(FRONT in trial.system_attrs for trial in trials):
+            return [trial for trial in trials if trial.system_attrs.get(FRONT)]
         front: list[FrozenTrial] = get_pareto_front_trials([t for t in trials if feasible(t)], directions)
         return front
 

@@ -21,6 +21,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from html import escape
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -28,7 +29,10 @@ from typing import Any
 import pandas as pd
 
 from search.command import ROOT, Setting, Usage, UsageError, command
+from search.front import html
+from search.front.places import files
 from search.study.metrics import Metrics
+from search.tracking import site
 from search.tracking.tracking import Tracking, studies
 from search.tracking.uri import TrackingError, store_uri
 
@@ -46,7 +50,8 @@ HELP = Usage(
     (("", "serve it"), ("port=5001 root=FOLDER", "another port, another record")),
     ("Ends with Ctrl-C.",),
 )
-HOST = "127.0.0.1"
+HOST, HOME = "127.0.0.1", Path(__file__).resolve().parent.parent
+REPORT = "report"  # name of our own page among a study's links
 KEY, _RECIPES = "pare", "pare-recipes"
 _PATIENCE = 180  # seconds for the server to answer; it takes about 15 on an idle machine
 _COLUMNS = ("pruning.granularity", "pruning.sparsity", "quantization.scheme", "distillation.temperature")
@@ -150,9 +155,25 @@ def _views(tracking: Tracking, sweeps: Sequence[str], place: str) -> dict[str, s
             found[name] = f"{place}?viewStateShareKey={key}&compareRunsMode={mode}&{_PAGES}"
     found[f"sweep {newest}"] = f"{place}/{about['run_id']}?{_PAGES}"
     if len(sweeps) > 1:
+        # MLflow's page compares settings; what differs of the fronts is in our overlay.
         pair = json.dumps([tracking.about(sweep)["run_id"] for sweep in sweeps[-2:]], separators=(",", ":"))
         query = urllib.parse.urlencode({"runs": pair, "experiments": json.dumps([tracking.experiment])})
-        found[f"{newest} against {sweeps[-2]}"] = f"#/compare-runs?{query}&{_PAGES}"
+        found[f"settings of {newest} against {sweeps[-2]}"] = f"#/compare-runs?{query}&{_PAGES}"
+    return found
+
+
+def with_reports(root: Path, links: dict[str, dict[str, str]]) -> dict[str, dict[str, str]]:
+    """The links with, of each study, its newest report and the overlay of its two newest sweeps, where written."""
+    found = {}
+    for study, views in links.items():
+        sweeps = Tracking(root, study).sweeps()
+        ours = {}
+        if sweeps and (made := files(root, sweeps[-1])).page.exists():
+            place = f"{site.REPORTS.strip('/')}/{sweeps[-1]}"
+            ours[REPORT] = f"{place}/{made.page.name}"
+            if len(sweeps) > 1 and made.page.with_name("compare.html").exists():
+                ours[f"{sweeps[-1]} against {sweeps[-2]}"] = f"{place}/compare.html"
+        found[study] = ours | views
     return found
 
 
@@ -180,14 +201,13 @@ def free_port(asked: int | None, first: int = 5000) -> int:
 @contextlib.contextmanager
 def serving(root: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
     """A lean MLflow server (one worker, no job runner: 0.5 GB instead of 3.3) that answers; ended with the block."""
-    lean = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store_uri(root)]
-    command += ["--artifacts-destination", (root.resolve() / "artifacts").as_uri()]
-    command += ["--host", HOST, "--port", str(port), "--workers", "1"]
+    command = [sys.executable, "-m", "uvicorn", "--factory", "search.tracking.site:made", "--host", HOST]
+    command += ["--port", str(port), "--log-level", "warning"]
+    env = {**os.environ, **site.environment(root, store_uri(root))}
     log = root / "ui.log"
     with log.open("wb") as output:
         server = subprocess.Popen(
-            command, env={**os.environ, **lean}, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+            command, env=env, stdout=output, stderr=subprocess.STDOUT, start_new_session=True, cwd=HOME
         )
     try:
         _wait(server, port, log)
@@ -227,11 +247,32 @@ def arguments(argv: Sequence[str], usage: Usage = HELP) -> tuple[Path, int | Non
     return Path(asked["root"]), int(port) if port else None
 
 
+def start_page(root: Path, links: dict[str, dict[str, str]]) -> None:
+    """Write the page at /pare: of each study its newest front as a picture, the report, and MLflow's pages."""
+    body = ["<h1>Pare</h1>", "<p class=soft>What was searched, and MLflow's pages of it.</p>"]
+    for study, views in links.items():
+        body.append(f"<h2>{escape(study)}</h2>")
+        if report := views.get(REPORT):
+            picture = report.replace("report.html", "front.png")
+            body.append(
+                f"<p><a href='/{report}'><b>The report of the newest sweep</b><br><img class=front src='/{picture}' "
+                f"alt='The front of {escape(study)}: quality against what the file costs'></a></p>"
+            )
+        rest = [(name or "all trials", place) for name, place in views.items() if name != REPORT]
+        body.append("<p>In MLflow: " + " · ".join(f"<a href='/{p}'>{escape(n)}</a>" for n, p in rest) + "</p>")
+    body += [] if links else ["<p>Nothing is recorded yet; run <code>python -m search.run study=mnist_prune</code></p>"]
+    (root / site.PAGE).write_text(html.document("Pare", body, charts=False), encoding="utf-8")
+
+
 def _show(address: str, links: dict[str, dict[str, str]]) -> None:
-    print(f"MLflow answers on {address}")
+    for study, views in links.items():
+        if REPORT in views:
+            print(f"  {study} {REPORT}: {address}/{views[REPORT]}")
+    print(f"Start page: {address}{site.START}\nMLflow answers on {address}")
     for study, views in links.items():
         for name, place in views.items():
-            print(f"    {name}: {address}/{place}" if name else f"  {study}: {address}/{place}")
+            if name != REPORT:
+                print(f"    {name}: {address}/{place}" if name else f"  {study}: {address}/{place}")
     if not links:
         print("  nothing is recorded yet; run `python -m search.run study=mnist_prune`")
 
@@ -251,7 +292,8 @@ def _carry_out(words: list[str]) -> int:
     try:
         port = free_port(asked)
         root.mkdir(parents=True, exist_ok=True)
-        links = preset(root)
+        links = with_reports(root, preset(root))
+        start_page(root, links)
         print("starting the MLflow server, about 15 seconds ...", flush=True)
         with serving(root, port) as server:
             _show(f"http://{HOST}:{port}", links)

@@ -19,7 +19,6 @@ from typing import Any
 
 import pytest
 
-from search.front.places import files
 from search.front.summary import Summary, read
 from search.trial.record import colour
 from tests.browsing import CHROMIUM, FLAGS, PATIENCE
@@ -56,7 +55,7 @@ def links(copied: Path) -> Iterator[dict[str, str]]:
         assert running.stdout is not None
         found = {}
         for line in running.stdout:
-            if match := re.match(r" +([\w -]+): (http\S+)$", line):
+            if match := re.match(r" *([\w -]+): (http\S+)$", line):
                 found[match[1]] = match[2]
             if line.startswith("Ctrl-C"):
                 break
@@ -75,8 +74,6 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         opened = playwright.chromium.launch_persistent_context(
             profile, executable_path=CHROMIUM, args=FLAGS.split(), viewport={"width": 1600, "height": 1900}
         )
-        # MLflow opens its chat over the charts at the first visit; it is closed for good with one click.
-        opened.add_init_script("localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', 'true')")
         opened.set_default_timeout(PATIENCE)
         yield opened
         opened.close()
@@ -133,6 +130,16 @@ def test_the_charts_show_every_trial_and_tell_the_front(links: dict[str, str], p
         assert any(title in name for name in names), names
 
 
+def test_the_first_visit_opens_the_charts_and_no_chat(links: dict[str, str], page: Any) -> None:
+    assert next(iter(links)) == "smoke report", "our report comes first"
+    page.goto(links["smoke"])
+    page.locator(".js-plotly-plot").first.wait_for()
+    assert page.evaluate("localStorage.getItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1')") == "true"
+    assert page.get_by_text("MLflow Assistant", exact=True).locator("visible=true").count() == 0
+    page.goto(links["Start page"])
+    page.wait_for_function("document.querySelector('img.front').naturalWidth > 500")
+
+
 def test_the_front_alone(links: dict[str, str], page: Any, summary: Summary) -> None:
     page.goto(links["front"])
     expected = shades(summary.front)
@@ -160,7 +167,7 @@ def test_the_sweeps_page_shows_table_and_pictures(links: dict[str, str], page: A
 
 
 def test_the_compare_page_shows_which_sweep_is_better(links: dict[str, str], page: Any) -> None:
-    page.goto(links["smoke-002 against smoke-001"])
+    page.goto(links["settings of smoke-002 against smoke-001"])
     page.get_by_text("trials/trials").first.wait_for()
     # The table comes column by column: the names, then two values for each.
     lines = page.locator("body").inner_text().splitlines()
@@ -173,9 +180,11 @@ def test_the_compare_page_shows_which_sweep_is_better(links: dict[str, str], pag
     page.get_by_text(re.compile(VERDICTS)).first.wait_for()
 
 
-def test_the_overlay_shows_both_fronts_and_what_was_gained(copied: Path, page: Any, summary: Summary) -> None:
+def test_the_overlay_shows_both_fronts_and_what_was_gained(
+    copied: Path, links: dict[str, str], page: Any, summary: Summary
+) -> None:
     older = read(copied, "smoke", "smoke-001")
-    page.goto(files(copied, "smoke-002").page.with_name("compare.html").as_uri())
+    page.goto(links["smoke-002 against smoke-001"])
     page.locator(".scatterlayer path.point").first.wait_for()
     assert re.search(f"smoke-002 against smoke-001: ({VERDICTS})", page.locator("h1").inner_text())
     drawn = page.locator(".subplot.xy .scatterlayer path.point").evaluate_all("p => p.map(x => x.style.stroke)")

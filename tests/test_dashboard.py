@@ -66,6 +66,18 @@ def test_a_study_with_one_objective_has_a_feasible_best(tmp_path: Path) -> None:
     assert best["number"] == min(feasible, key=lambda t: t.value or 0).number
 
 
+def test_a_confirmed_front_is_the_front_with_the_confirmed_figures(tmp_path: Path) -> None:
+    sweep, _ = swept(tmp_path)
+    means = {"accuracy": [0.9, 0.89, 0.91], "latency_ms": [2.0, 1.9, 2.1]}
+    points = [{"number": 1, "on_front": True, "metrics": means}, {"number": 3, "on_front": False, "metrics": means}]
+    sweep.put("confirmed", {"state": "any", "points": points})
+    told = answer(address(tmp_path), "/api/studies/1")
+    assert [t["number"] for t in told["best_trials"]] == [1]
+    shown = {t["number"]: t["values"] for t in told["trials"]}
+    assert shown[1] == shown[3] == [0.9, 2.0]
+    assert shown[2] == [record(2).metrics["accuracy"], record(2).metrics["latency_ms"]]
+
+
 def test_nothing_is_written_that_counts_a_constraint_twice(tmp_path: Path) -> None:
     sweep, _ = swept(tmp_path)
     answer(address(tmp_path), "/api/studies/1")

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,8 @@ from mlflow.tracking import MlflowClient
 
 from search import ui
 from search.command import UsageError
+from search.front.places import files
+from search.front.publish import write
 from search.front.summary import summarize
 from search.study.metrics import Metrics
 from search.tracking.tracking import Tracking
@@ -32,6 +35,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patched:
         patched.delenv("MLFLOW_TRACKING_URI", raising=False)
         tracking = sweeps.sweep(root, "shown", RECORDS)
+        write(root, summarize(tracking, "shown-001"))
         tracking.mark_front("shown-001", summarize(tracking, "shown-001").front["number"], len(RECORDS))
     return root
 
@@ -142,6 +146,30 @@ def test_the_server_is_lean_and_local_and_answers_when_it_says_so(page: tuple[st
     listening = {c.laddr.ip for s in servers for c in s.net_connections() if c.status == psutil.CONN_LISTEN}
     assert listening == {"127.0.0.1"}
     assert sum(s.memory_info().rss for s in servers) < 1.5e9
+
+
+def test_the_start_page_leads_to_the_report_on_the_same_address(root: Path, page: tuple[str, psutil.Process]) -> None:
+    """And MLflow's own page opens with its chat panel shut, whichever link is opened first."""
+    address = page[0].split("/#")[0]
+
+    def read(place: str) -> tuple[int, str]:
+        try:
+            with urllib.request.urlopen(f"{address}{place}", timeout=20) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, ""
+
+    status, start = read("/pare")
+    assert status == 200
+    places = re.findall(r"href='(/[^']*)'", start)
+    assert places[0] == "/pare/reports/shown-001/report.html"
+    assert "src='/pare/reports/shown-001/front.png'" in start
+    assert read(places[0]) == (200, files(root, "shown-001").page.read_text())
+    for outside in ("/pare/reports/../mlflow.db", "/pare/reports/%2e%2e/mlflow.db", "/pare/reports/none"):
+        assert read(outside)[0] == 404
+    body = read("/")[1]
+    assert body.index("autoOpenedOnFirstLoad_v1', 'true'") < body.index("main.")
+    assert body.rstrip().endswith("</html>")
 
 
 def test_trials_are_logged_through_a_server(

@@ -9,21 +9,25 @@ from collections.abc import Iterable
 from functools import cache
 from html import escape
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import plotly.graph_objects as go
+if TYPE_CHECKING:  # it takes a second to import
+    import plotly.graph_objects as go
 
 ASSETS = Path(__file__).parent / "assets"
 
 
-def document(title: str, body: Iterable[str]) -> str:
-    """A whole page. `body`: HTML within `<main>`."""
+def document(title: str, body: Iterable[str], charts: bool = True) -> str:
+    """A whole page. `body`: HTML within `<main>`; `charts`: whether it draws any."""
+    script = f"<script>{_asset('plotly-basic.min.js')}</script>" if charts else ""
+    run = f"<script>{_asset('report.js')}</script>" if charts else ""
     parts = [
         "<!doctype html>",
         f"<html lang=en><head><meta charset=utf-8><title>{escape(title)}</title>",
         "<meta name=viewport content='width=device-width, initial-scale=1'>",
-        f"<style>{_asset('report.css')}</style><script>{_asset('plotly-basic.min.js')}</script></head><body><main>",
+        f"<style>{_asset('report.css')}</style>{script}</head><body><main>",
         *body,
-        f"</main><script>{_asset('report.js')}</script></body></html>",
+        f"</main>{run}</body></html>",
     ]
     return "\n".join(part for part in parts if part)
 

@@ -44,7 +44,7 @@ def finish(root: Path, tracking: Tracking, sweep: str, status: str) -> Summary:
     metrics = _beside_first(tracking, summary) | highlights(summary)
     verdict = [f"**{previous.title}**"] if previous else []
     small = [_smaller(path) for path in pictures if path.suffix == ".png"]
-    note = "\n\n".join([markdown(summary, most=15), *verdict, *_images(summary, small)])
+    note = "\n\n".join([*_images(summary, small), markdown(summary, most=15), *verdict])
     tables = figures(summary), summary.hypervolume
     tracking.finish_sweep(sweep, Outcome(status, *tables, metrics, [*pictures, *small, made.page], note))
     return summary
