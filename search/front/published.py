@@ -9,6 +9,7 @@ from html import escape
 import numpy as np
 import pandas as pd
 
+from search.front import html
 from search.front.summary import Summary
 from search.front.wording import said
 
@@ -108,12 +109,13 @@ def rows_of(summary: Summary, found: Beside) -> Iterator[tuple[str, bool, str, s
 
 def table(summary: Summary, found: Beside) -> Iterator[str]:
     """The same as HTML: in words, then every point."""
-    heads = ["", summary.metrics[found.y].title, summary.metrics[found.x].title]
+    heads = ["Of", summary.metrics[found.y].title, summary.metrics[found.x].title]
     if found.denominator and found.x == _BYTES:
         heads.append(f"× smaller than {found.denominator:,} bytes, the dense model's float32 weights and biases")
-    yield f"<p>{escape(sentence(summary, found))}</p><div class=scroll><table class=plain><thead><tr>"
-    yield "".join(f"<th scope=col>{escape(head)}</th>" for head in heads) + "</tr></thead><tbody>"
+    head = "".join(f"<th scope=col>{escape(head)}</th>" for head in heads)
+    rows = []
     for name, ours, *cells in rows_of(summary, found):
         drawn = "".join(f"<td>{escape(cell)}</td>" for cell in cells[: len(heads) - 1])
-        yield f"<tr class={'front' if ours else 'off'}><td>{escape(name)}</td>{drawn}</tr>"
-    yield "</tbody></table></div>"
+        rows.append(f"<tr class={'front' if ours else 'off'}><td>{escape(name)}</td>{drawn}</tr>")
+    yield f"<p>{escape(sentence(summary, found))}</p>"
+    yield html.table(f"<thead><tr>{head}</tr></thead>", "".join(rows), "Beside published results", "class=plain")
