@@ -20,7 +20,7 @@ from trainers.pytorch.allocation import Size, across, by_sensitivity, lower_hull
 from trainers.pytorch.capture import outputs_of
 from trainers.pytorch.channels import ChannelPruning, sensitivity, shape
 from trainers.pytorch.export import relative_error
-from trainers.pytorch.importance import Activation, Taylor, accumulate_gradients
+from trainers.pytorch.importance import Activation, Importance, Taylor, accumulate_gradients
 from trainers.pytorch.recover import correct_biases, least_squares, reestimate
 from trainers.recipe import Pruning
 
@@ -215,10 +215,11 @@ def test_dead_channels_are_the_least_important(kind: str) -> None:
     dead = dead_halves(model)
     if kind == "taylor":
         accumulate_gradients(model, [images], lambda network, batch: network(batch).square().mean())
-        importance: object = Taylor()
+        importance: Importance = Taylor()
     else:
         importance = Activation(model, [(images,)])
-    narrowing = ChannelPruning(model, Pruning("channel", 0.4, "one_shot"), (EXAMPLE,), importance=importance)  # type: ignore[arg-type]
+    narrowing = ChannelPruning(model, Pruning("channel", 0.4, "one_shot"), (EXAMPLE,), importance=lambda _: importance)
+    narrowing.judge()
     with narrowing.network.read():
         scores = {unit.name: unit.scores(narrowing.importance) for unit in narrowing.units}
     narrowing.finish()

@@ -30,10 +30,6 @@ class TestPyTorchOnRegions(TrainerContract):
     dense_training: ClassVar[dict[str, Any]] = {"epochs": 6, "learning_rate": 1e-2, "batch_size": 40}
     tuning = FineTuning(epochs=4, qat_epochs=1, learning_rate=1e-2, batch_size=40)
 
-    @pytest.mark.xfail(strict=False, reason="open: since channels are compared before they go")
-    def test_channels_are_removed(self, able: Any, carried_out: Any, recipe: Any, info: Any) -> None:
-        super().test_channels_are_removed(able, carried_out, recipe, info)
-
 
 class TestTensorFlowOnRegions(TestPyTorchOnRegions):
     trainer = "tensorflow"

@@ -220,6 +220,9 @@ class Capabilities:
     tuning: tuple[str, ...] = ()
     scores: tuple[str, ...] = ("magnitude",)
     trains: bool = True
+    allocations: tuple[str, ...] = ("uniform",)
+    importances: tuple[str, ...] = ("magnitude",)
+    recoveries: tuple[str, ...] = ("none",)
 
     def problems(self, recipe: Recipe) -> list[str]:
         """Every reason, in words, why this trainer cannot carry out the recipe; empty when it can."""
@@ -228,6 +231,9 @@ class Capabilities:
             ("quantization.scheme", recipe.quantization.scheme, self.schemes),
             ("quantization.clusters", recipe.quantization.clusters, self.clusters),
             ("pruning.score", recipe.pruning.score, self.scores),
+            ("pruning.allocation", recipe.pruning.allocation, self.allocations),
+            ("pruning.importance", recipe.pruning.importance, self.importances),
+            ("pruning.recovery", recipe.pruning.recovery, self.recoveries),
         ]
         if self.scores == ("magnitude",):
             asked += [(f"pruning.{name}", getattr(recipe.pruning, name), (0.0,)) for name in ("group", "channels")]

@@ -20,6 +20,9 @@ SCHEMES = (
 )
 PLACED = ("static_int8", "qat_int8")  # schemes of which some layers may stay float
 SCORES = ("magnitude", "fisher")
+ALLOCATIONS = ("uniform", "global", "sensitivity")
+IMPORTANCES = ("magnitude", "taylor", "activation")
+RECOVERIES = ("none", "bias", "least_squares")
 AUGMENTS = ("none", "affine")
 STARTS = ("dense", "fresh")
 DISTILLATIONS = ("none", "soft", "hard")
@@ -73,6 +76,11 @@ class Pruning:
     model's weights; `channels` of each layer are removed first, before any training. `score` fisher is |w| (E g^2)^0.4,
     g the weight's gradient; `group` raises it by the norms of the weight's row and column to that power, so that whole
     units die first.
+
+    For `channel`: `sparsity` is of each layer with `allocation` uniform, else of all channels: global takes the least
+    important ones wherever they are, sensitivity those whose layer costs the least loss (measured once for a model).
+    `importance`: weights' norm, |weight * gradient| (taylor) or mean output (activation), the last two over a few
+    batches. `recovery`, with one_shot: biases, or weights and biases, fitted to what the dense layers say.
     """
 
     granularity: str = about("none", "what is removed: single weights, blocks of them, 2 of 4, whole channels")
@@ -82,11 +90,17 @@ class Pruning:
     score: str = about("magnitude", "what a weight is worth: magnitude, or fisher: with its gradients", later=True)
     group: float = about(0.0, "how far weak rows and columns go first: 0 to 1, such as 0.5", later=True)
     channels: float = about(0.0, "share of each layer's channels that is removed before the weights", later=True)
+    allocation: str = about("uniform", "of channels: the same share of each layer, global, or sensitivity", later=True)
+    importance: str = about("magnitude", "what a channel is worth: its weights, taylor, or activation", later=True)
+    recovery: str = about("none", "of removed channels, before training: bias, or least_squares", later=True)
 
     def __post_init__(self) -> None:
         choice("pruning.granularity", self.granularity, GRANULARITIES)
         choice("pruning.schedule", self.schedule, SCHEDULES)
         choice("pruning.score", self.score, SCORES)
+        choice("pruning.allocation", self.allocation, ALLOCATIONS)
+        choice("pruning.importance", self.importance, IMPORTANCES)
+        choice("pruning.recovery", self.recovery, RECOVERIES)
         _bound("pruning.sparsity", self.sparsity, 0.0, 0.9999)
         _bound("pruning.density", self.density, 0.0, 1.0)
         _bound("pruning.group", self.group, 0.0, 1.0)
@@ -213,7 +227,7 @@ class Recipe:
 
     def untrained(self) -> Recipe:
         """What is left of the recipe without its training: recipes that share it give files of one architecture."""
-        pruning = replace(self.pruning, schedule="one_shot", score="magnitude", group=0.0)
+        pruning = replace(self.pruning, schedule="one_shot", score="magnitude", group=0.0, recovery="none")
         scheme = "static_int8" if self.quantization.scheme == "qat_int8" else self.quantization.scheme
         return replace(
             self,
@@ -231,6 +245,10 @@ class Recipe:
             pruning = Pruning()
         elif pruning.granularity == "n_m":
             pruning = replace(pruning, sparsity=0.5)
+        if pruning.granularity != "channel":
+            pruning = replace(pruning, allocation="uniform", importance="magnitude", recovery="none")
+        elif pruning.schedule != "one_shot":
+            pruning = replace(pruning, recovery="none")
         if pruning.granularity != "unstructured":
             pruning = replace(pruning, density=0.0, score="magnitude", group=0.0, channels=0.0)
         elif pruning.density:

@@ -24,6 +24,9 @@ CAPABILITY = {
     "quantization.scheme": "schemes",
     "quantization.clusters": "clusters",
     "pruning.score": "scores",
+    "pruning.allocation": "allocations",
+    "pruning.importance": "importances",
+    "pruning.recovery": "recoveries",
 }
 
 Values = dict[str, Any]
@@ -81,6 +84,10 @@ def _unstructured(v: Values) -> bool:
     return bool(v["pruning.granularity"] == "unstructured")
 
 
+def _channel(v: Values) -> bool:
+    return bool(v["pruning.granularity"] == "channel")
+
+
 # A field that is absent here always has an effect.
 ACTIVE: dict[str, Callable[[Values], bool]] = {
     "pruning.density": _unstructured,
@@ -89,6 +96,9 @@ ACTIVE: dict[str, Callable[[Values], bool]] = {
     "pruning.group": _unstructured,
     "pruning.channels": _unstructured,
     "pruning.schedule": lambda v: v["pruning.granularity"] != "none",
+    "pruning.allocation": _channel,
+    "pruning.importance": _channel,
+    "pruning.recovery": lambda v: _channel(v) and v["pruning.schedule"] == "one_shot",
     "quantization.max_drop": lambda v: v["quantization.scheme"] in PLACED,
     "distillation.temperature": lambda v: v["distillation.kind"] == "soft",
     "distillation.alpha": lambda v: v["distillation.kind"] != "none",

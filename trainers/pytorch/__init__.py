@@ -21,4 +21,7 @@ CAPABILITIES = Capabilities(
         *("qat_learning_rate", "augment", "start"),
     ),
     scores=("magnitude", "fisher"),
+    allocations=("uniform", "global", "sensitivity"),
+    importances=("magnitude", "taylor", "activation"),
+    recoveries=("none", "bias", "least_squares"),
 )

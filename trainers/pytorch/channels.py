@@ -71,8 +71,9 @@ class Coverage:
 class ChannelPruning:
     """A constraint that removes channels and attention heads, at once or along the ramp.
 
-    `keep`: names of modules that keep their width. What cannot be narrowed is left as it is; see `coverage`. `losses`:
-    for the allocation by sensitivity, what `sensitivity` gave.
+    `keep`: names of modules that keep their width. What cannot be narrowed is left as it is; see `coverage`.
+    `importance`: judges a network, anew each time that it is narrowed. `losses`: for the allocation by sensitivity,
+    what `sensitivity` gave.
     """
 
     def __init__(
@@ -82,12 +83,13 @@ class ChannelPruning:
         example: Example,
         keep: Collection[str] = (),
         allocation: str = "uniform",
-        importance: Importance | None = None,
+        importance: Callable[[nn.Module], Importance] | None = None,
         losses: Mapping[str, Mapping[int, float]] | None = None,
     ) -> None:
         plain_layers(model)
         self.model, self.pruning, self.allocation = model, pruning, allocation
-        self.importance = importance or Magnitude()
+        self._judge = importance
+        self.importance: Importance = Magnitude()
         self.losses = losses or {}
         self.dense = {name: channels_of(layer) for name, layer in layers_of(model).items()}
         self.whole: dict[str, tuple[str, bool]] = {}  # layer -> why it keeps its channels, and whether it is an end
@@ -132,10 +134,16 @@ class ChannelPruning:
         """Narrow every unit to what the allocation gives it at `sparsity`; True when anything was removed."""
         if self.allocation != "global" and not self._surplus(self._targets(sparsity)):
             return False
+        self.judge()
         with self.network.read():
             surplus = self._surplus(self._targets(sparsity))
             removed = [self._remove(unit, surplus[unit.name]) for unit in self.units if unit.name in surplus]
         return any(removed)
+
+    def judge(self) -> None:
+        """Look at the network as it is now: what gradients and activations said of a wider one holds no more."""
+        if self._judge is not None:
+            self.importance = self._judge(self.model)
 
     def _surplus(self, targets: Mapping[str, int]) -> dict[str, int]:
         widths = {unit.name: unit.width() for unit in self.units if unit.name in targets}
@@ -196,6 +204,7 @@ def sensitivity(
     Nothing is removed: what the channels say is not listened to. `loss`: of a network in evaluation mode.
     """
     found: dict[str, dict[int, float]] = {}
+    narrowing.judge()
     with evaluating(narrowing.model), narrowing.network.read():
         dense = loss(narrowing.model)
         for unit in narrowing.units:

@@ -110,7 +110,7 @@ class ChannelGroup:
             if any(name == kept or name.startswith(f"{kept}.") for kept in keep):
                 raise UnitError(f"{name} keeps its width: it is a head, or was named to be kept", outer=True)
         for each in dict.fromkeys(dep.target.module for dep, _ in group):
-            if isinstance(each, (nn.Embedding, nn.LayerNorm)):
+            if isinstance(each, nn.LayerNorm):
                 raise UnitError(
                     f"its channels are those of {self.network.names[each]}: a stream that many layers add to"
                 )

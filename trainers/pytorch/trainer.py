@@ -25,6 +25,7 @@ from trainers.pytorch.device import device_of
 from trainers.pytorch.distill import TrainingLoss, lecture_of
 from trainers.pytorch.export import export
 from trainers.pytorch.masks import HeldMasks, MaskedPruning, Masks, coverage, maskable, sparsity
+from trainers.pytorch.narrowing import Narrowing
 from trainers.pytorch.place import placed
 from trainers.pytorch.program import TorchProgram
 from trainers.pytorch.recover import reestimate
@@ -217,8 +218,10 @@ def _prune(trial: _Trial) -> None:
     if pruning.granularity in ("unstructured", "n_m"):
         masked = _masked(trial)
     if pruning.granularity == "channel":
-        example, keep = trial.course.samples(2)[0], trial.program.keep(trial.model)
-        narrowing = ChannelPruning(trial.model, pruning, example, keep)
+        with trial.stage("judge"):
+            chosen = Narrowing(recipe, trial.program, trial.course, trial.model)
+            narrowing = chosen.channels
+            chosen.recover(trial.dense() if pruning.recovery != "none" else trial.model)
     if recipe.trains:
         trial.model.train()
         tuning = recipe.finetuning

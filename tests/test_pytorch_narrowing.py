@@ -1,0 +1,92 @@
+"""Allocation, importance and recovery as fields of a recipe: what they change in a file; studies search them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pytest
+import torch
+
+from search.study.parse import parse
+from tests.tiny_task import Regions
+from trainers.base import Compressed, Dense, DenseSpec, Job, capabilities, task_digest
+from trainers.pytorch.trainer import Trainer
+from trainers.recipe import FineTuning, Pruning, Recipe
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def task() -> Regions:
+    return Regions()
+
+
+@pytest.fixture(scope="module")
+def dense(task: Regions, tmp_path_factory: pytest.TempPathFactory) -> Dense:
+    spec = DenseSpec("pytorch", "patches", 4, 1e-2, 40, task=task_digest(task.info()))
+    return Trainer().dense(spec, Job(task, tmp_path_factory.mktemp("dense"), "onnx", device="cpu"))
+
+
+def compressed(task: Regions, dense: Dense, folder: Path, epochs: float = 0, **pruning: object) -> Compressed:
+    folder.mkdir()
+    pruned = Pruning("channel", 0.5, **{"schedule": "one_shot", **pruning})  # type: ignore[arg-type]
+    recipe = Recipe("patches", pruning=pruned, finetuning=FineTuning(epochs, batch_size=40, learning_rate=1e-2))
+    job = Job(task, folder, "onnx", device="cpu", decisions=folder.parent / "decisions")
+    return Trainer().compress(recipe, dense, None, job)
+
+
+@pytest.mark.parametrize(
+    ("allocation", "importance", "schedule"),
+    [("global", "taylor", "gradual"), ("sensitivity", "activation", "one_shot"), ("uniform", "taylor", "one_shot")],
+)
+def test_channels_go_by_every_allocation_and_importance(
+    task: Regions, dense: Dense, tmp_path: Path, allocation: str, importance: str, schedule: str
+) -> None:
+    made = compressed(
+        task, dense, tmp_path / "made", 1, allocation=allocation, importance=importance, schedule=schedule
+    )
+    assert 0.2 < made.pruned < 0.8
+    assert len(list((tmp_path / "decisions").glob("*.json"))) == (allocation == "sensitivity")
+    if allocation == "sensitivity":
+        again = compressed(task, dense, tmp_path / "again", 1, allocation=allocation, importance=importance)
+        assert again.file.read_bytes() == made.file.read_bytes()
+
+
+def test_recovery_brings_the_outputs_nearer_to_the_dense_ones(task: Regions, dense: Dense, tmp_path: Path) -> None:
+    spec = Recipe("patches")
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    exact = Trainer().compress(spec, dense, None, Job(task, whole, "onnx", device="cpu")).outputs["map"]
+    errors = {}
+    for recovery in ("none", "bias", "least_squares"):
+        made = compressed(task, dense, tmp_path / recovery, recovery=recovery)
+        errors[recovery] = float(np.sqrt(np.mean((made.outputs["map"] - exact) ** 2)))
+        assert any("recovery" in note for note in made.notes) == (recovery != "none")
+    assert errors["least_squares"] < 0.8 * errors["none"]
+
+
+def test_a_study_searches_them() -> None:
+    able = capabilities("pytorch")
+    fields = {"allocation": able.allocations, "importance": able.importances, "recovery": able.recoveries}
+    section = {
+        "model": "patches",
+        "pruning": {
+            "granularity": {"choices": ["none", "channel"]},
+            "schedule": "one_shot",
+            "sparsity": {"low": 0.2, "high": 0.6},
+            **{name: {"choices": list(values)} for name, values in fields.items()},
+        },
+    }
+    space = parse(section, models={"pytorch": ("patches",)})
+    optuna.logging.disable_default_handler()
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    found = [space.suggest(study.ask()).pruning for _ in range(60)]
+    for name, values in fields.items():
+        assert {getattr(each, name) for each in found if each.granularity == "channel"} == set(values)
+        assert len({getattr(each, name) for each in found if each.granularity == "none"}) == 1
+    other = Recipe("patches", "tensorflow", Pruning("channel", 0.5, importance="taylor"))
+    assert capabilities("tensorflow").problems(other) == [
+        "pruning.importance: the tensorflow trainer has no 'taylor'; choose from magnitude"
+    ]
