@@ -166,16 +166,18 @@ def _recipes(found: dict[str, Any]) -> list[str]:
     if not found["recipes"]:
         return []
     made = ["", "Without training (latency and size are those of the architecture)"]
-    made.append(f"  {'':<24}{'latency':>12}{'of dense':>10}{'size':>12}{'agreement':>11}")
+    told = set[str]()
+    made.append(f"  {'':<31}{'latency':>12}{'of dense':>10}{'size':>12}{'agreement':>11}")
     for row in found["recipes"]:
         if "problem" in row:
-            made.append(f"  {row['name']:<24}cannot: {row['problem']}"[: 4 * terminal.text_width()])
+            made.append(f"  {row['name']:<31}cannot: {row['problem']}"[: 4 * terminal.text_width()])
             continue
         ratio = f"{100 * row['latency_ratio']:.0f} %" if "latency_ratio" in row else "-"
         timed = f"{row['latency_ms']:.4f} ms" if "latency_ms" in row else "-"
         size = f"{row['size_bytes'] / 1000:,.1f} kB"
-        made.append(f"  {row['name']:<24}{timed:>12}{ratio:>10}{size:>12}{100 * row['agreement']:>9.1f} %")
-        made += [f"    {note}" for note in row.get("notes", ())]
+        made.append(f"  {row['name']:<31}{timed:>12}{ratio:>10}{size:>12}{100 * row['agreement']:>9.1f} %")
+        made += [f"    {note}" for note in row.get("notes", ()) if note not in told]
+        told.update(row.get("notes", ()))
     return made
 
 

@@ -66,7 +66,7 @@ def test_every_step_of_an_own_task_is_looked_at(tmp_path: Path) -> None:
     assert found["data"]["duplicates"] == 0
     names = [row["name"] for row in found["recipes"]]
     assert names[:2] == ["dense fp32", "int8"]
-    assert "50 % of channels" in names
+    assert "50 % of channels removed" in names
     assert all("problem" not in row for row in found["recipes"]), found["recipes"]
     assert all(row["latency_ms"] > 0 and row["agreement"] > 0.9 for row in found["recipes"])
     assert found["cost"]["trial_s"] > 0

@@ -19,6 +19,7 @@ from tasks.images import ImageError, ImageOptions, decode, normalized
 from tasks.imports import import_torchvision
 from tasks.load import load
 from tasks.samples import ArraySamples
+from tasks.sources import imagefolder
 from tasks.splits import Source, Splits, stratified
 from tests import own_cases
 
@@ -302,3 +303,11 @@ def test_a_full_disk_is_foreseen_and_images_are_read_when_needed(
     assert np.array_equal(a.inputs["input"], b.inputs["input"])
     assert np.array_equal(a.targets, b.targets)
     assert streamed.info().places == {}
+
+
+@pytest.mark.parametrize(("size", "said"), [((20, 24), True), ((200, 150), False)])
+def test_images_that_are_much_enlarged_are_told(size: tuple[int, int], said: bool, tmp_path: Path) -> None:
+    folder = own_cases.photos(tmp_path, size=size)
+    notes = imagefolder._enlarged(imagefolder._listed(folder / "train"), ImageOptions())
+    told = ["the images have some 20 pixels a side and are enlarged to 224; task.size=32 takes 49 times less work"]
+    assert notes == (told if said else [])

@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from tasks.splits import Source
 
 BLOCK = 64  # images between two lines of progress
 SHOWN = 8  # of what is wrong
+LOOKED_AT = 9  # images, for their size
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,13 @@ def open_source(opening: Opening, path: Path) -> Source:
     folders = _splits(opening, path)
     listed = {split: _listed(folder) for split, folder in folders.items()}
     classes = _classes(listed, folders)
-    source = Source(f"imagefolder:{path.name}", {}, classes, _notes(listed), {"image": options.to_dict()})
+    source = Source(
+        f"imagefolder:{path.name}",
+        {},
+        classes,
+        [*_notes(listed), *_enlarged(listed["train"], options)],
+        {"image": options.to_dict()},
+    )
     for split, listing in listed.items():
 
         def read(split: str = split, listing: Listing = listing) -> Samples:
@@ -133,6 +141,23 @@ def _notes(listed: dict[str, Listing]) -> list[str]:
         f"the {split} split has no image of {', '.join(missing[:SHOWN])}"
         for split, listing in listed.items()
         if (missing := sorted(set(listed["train"].classes) - set(listing.classes)))
+    ]
+
+
+def _enlarged(train: Listing, options: ImageOptions) -> list[str]:
+    """A word on images much smaller than what the model is given: its work grows with the square of the side."""
+    from PIL import Image
+
+    sides = []
+    for _, path in train.files[:: max(1, len(train.files) // LOOKED_AT)]:
+        with suppress(OSError), Image.open(path) as image:  # what cannot be read is told where it is decoded
+            sides.append(min(image.size))
+    side, wanted = int(np.median(sides or [0])), min(options.size)
+    if not side or 2 * side > wanted:
+        return []
+    return [
+        f"the images have some {side} pixels a side and are enlarged to {wanted}; task.size={max(side, 32)} takes "
+        f"{(wanted / max(side, 32)) ** 2:.0f} times less work"
     ]
 
 
