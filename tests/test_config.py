@@ -57,7 +57,7 @@ MISTAKES = [
     ("recipe.pruning.sparsity", {"low": 0.1}, "study.recipe.pruning.sparsity.high: None must be a number"),
     ("recipe.pruning.granularty", "none", "no such field (did you mean granularity?)"),
     ("recipe.quantization.scheme", "int9", "'int9' is not valid; choose from none, float16"),
-    ("recipe.quantization.clusters", 16, "the pytorch trainer has no 16; choose from 0"),
+    ("recipe.quantization.clusters", 12, "12 is not valid; choose from 0, 8, 16, 32"),
     ("recipe.distillation.temperature", {"low": 0, "high": 3, "log": True}, "must lie between 0.1 and 100"),
     ("recipe.distillation.teacher", "lenet5", "choose from baseline, pytorch/lenet5"),
     ("recipe.finetuning.epochs", 1.5, "study.recipe.finetuning.epochs: 1.5 must be a whole number"),

@@ -17,7 +17,7 @@ from trainers import base
 from trainers.base import CACHED_BYTES, COMPARED_BYTES, COMPARED_ROWS, Compressed, Dense, DenseSpec, Job, Teacher
 from trainers.onnx.place import not_slower
 from trainers.onnx.weights import FILE_SCHEMES, weight_only_int8
-from trainers.pytorch import models, quantize
+from trainers.pytorch import clusters, models, quantize
 from trainers.pytorch.channels import ChannelPruning
 from trainers.pytorch.copies import lectures, with_copies
 from trainers.pytorch.course import Course, open_course
@@ -117,6 +117,7 @@ class Trainer:
         trial = _begin(recipe, dense, teacher, job, device, self.versions())
         prunable = sum(weight.numel() for weight in maskable(trial.model).values())
         _prune(trial)
+        _cluster(trial)
         _quantize(trial)
         course = trial.course
         with trial.stage("predict"):
@@ -153,6 +154,11 @@ def _check(recipe: Recipe, dense: Dense, teacher: Teacher | None, job: Job) -> N
     scheme = recipe.quantization.scheme
     if scheme in FILE_SCHEMES and job.format != "onnx":
         raise RecipeError(f"quantization.scheme: {scheme} changes an ONNX file; choose another, or the format onnx")
+    if recipe.quantization.clusters and scheme not in ("none", "float16"):
+        raise RecipeError(
+            f"quantization.clusters: {recipe.quantization.clusters} with {scheme}, which has a grid of its own; "
+            "choose clusters: 0, or the scheme none or float16"
+        )
 
 
 def _start(job: Job, seed: int) -> torch.device:
@@ -250,6 +256,15 @@ def _masked(trial: _Trial) -> MaskedPruning:
         trial.course.note(narrowing.coverage().describe())
         reestimate(trial.model, trial.course.samples(STATISTICS_ROWS, STATISTICS_AT_ONCE))
     return ScoredPruning(trial.model, pruning, total)
+
+
+def _cluster(trial: _Trial) -> None:
+    """Give each weight tensor few distinct values where the recipe asks for it."""
+    count, rate = trial.recipe.quantization.clusters, trial.recipe.finetuning.qat_rate
+    if count:
+        trial.model.train()
+        clusters.share(trial.model, count, trial.masks, lambda held: trial.fit("cluster", clusters.EPOCHS, rate, held))
+        trial.model.eval()
 
 
 def _quantize(trial: _Trial) -> None:
