@@ -12,7 +12,8 @@ import torch
 from search.study.parse import parse
 from tests.tiny_task import Regions
 from trainers.base import Compressed, Dense, DenseSpec, Job, capabilities, task_digest
-from trainers.pytorch.trainer import Trainer
+from trainers.pytorch.saved import program_of, restore
+from trainers.pytorch.trainer import NETWORK, Trainer
 from trainers.recipe import FineTuning, Pruning, Recipe
 
 torch.set_num_threads(1)
@@ -65,6 +66,20 @@ def test_recovery_brings_the_outputs_nearer_to_the_dense_ones(task: Regions, den
         errors[recovery] = float(np.sqrt(np.mean((made.outputs["map"] - exact) ** 2)))
         assert any("recovery" in note for note in made.notes) == (recovery != "none")
     assert errors["least_squares"] < 0.8 * errors["none"]
+
+
+def test_the_narrowed_network_lies_beside_its_file(task: Regions, dense: Dense, tmp_path: Path) -> None:
+    made = compressed(task, dense, tmp_path / "made", 1)
+    folder = made.file.parent / NETWORK
+    assert {each.name for each in folder.iterdir()} == {"weights.safetensors", "widths.json", "program.pt2"}
+    batch = task.data("validation").batch(np.arange(made.rows)).inputs
+    inputs = [torch.from_numpy(np.ascontiguousarray(batch[port.name])) for port in task.info().inputs]
+    fresh = restore(task.program("pytorch").build("patches").eval(), folder)
+    with torch.no_grad():
+        for network in (fresh, program_of(folder)):
+            said = network(*inputs)[0].numpy()
+            np.testing.assert_allclose(said, made.outputs["map"], atol=1e-4)
+    assert sum(p.numel() for p in fresh.parameters()) < 0.9 * dense.parameters
 
 
 def test_a_study_searches_them() -> None:

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from tasks.base import Port
-from trainers.pytorch.capture import Example, capture
+from trainers.pytorch.capture import CaptureError, Example, capture
 from trainers.pytorch.checkpoint import network_state, restore_network
 from trainers.pytorch.layers import plain_layers
 
@@ -32,6 +32,15 @@ def save(model: nn.Module, folder: Path, example: Example, inputs: Sequence[Port
     safetensors.torch.save_file(weights, folder / WEIGHTS)
     (folder / WIDTHS).write_text(json.dumps(state["sizes"], indent=1, sort_keys=True) + "\n")
     torch.export.save(program, folder / PROGRAM)
+
+
+def saved_or_why(model: nn.Module, folder: Path, example: Example, inputs: Sequence[Port] = ()) -> list[str]:
+    """As `save`; of a network that cannot be captured nothing is written, and the reason is given."""
+    try:
+        save(model, folder, example, inputs)
+    except CaptureError as problem:
+        return [f"not saved as a program of torch: {problem.message}"]
+    return []
 
 
 def restore(model: nn.Module, folder: Path) -> nn.Module:

@@ -17,7 +17,7 @@ from trainers import base
 from trainers.base import CACHED_BYTES, COMPARED_BYTES, COMPARED_ROWS, Compressed, Dense, DenseSpec, Job, Teacher
 from trainers.onnx.place import not_slower
 from trainers.onnx.weights import FILE_SCHEMES, weight_only_int8
-from trainers.pytorch import clusters, models, quantize
+from trainers.pytorch import clusters, models, quantize, saved
 from trainers.pytorch.channels import ChannelPruning
 from trainers.pytorch.copies import lectures, with_copies
 from trainers.pytorch.course import Course, open_course
@@ -36,6 +36,7 @@ from trainers.recipe import PLACED, Pruning, Recipe, RecipeError
 from trainers.stages import numbered, timed
 
 WEIGHTS = "weights.safetensors"
+NETWORK = "network"  # folder beside the file of a narrowed network: the network itself, as anyone can read it
 PACKAGES = ("torch", "torchao", "torch-pruning", "onnx", "onnxscript", "onnxruntime")
 STATISTICS_ROWS, STATISTICS_AT_ONCE = 4000, 500  # for batch norm
 
@@ -54,6 +55,7 @@ class _Trial:
     weights: set[str] = field(default_factory=set)
     dense: Callable[[], nn.Module] = nn.Identity
     integer: bool = True
+    narrow: nn.Module | None = None
     pruned: float = 0.0
     stages: dict[str, float] = field(default_factory=dict)
     curves: list[dict[str, float]] = field(default_factory=list)
@@ -144,7 +146,7 @@ class Trainer:
         trial = _begin(recipe, dense, None, job, _start(job, recipe.seed), self.versions())
         _prune(trial)
         _quantize(trial)
-        file = job.folder / f"model.{job.format}"
+        file, trial.narrow = job.folder / f"model.{job.format}", None
         _write(trial, file, self.versions())
         return file
 
@@ -240,6 +242,7 @@ def _prune(trial: _Trial) -> None:
         trial.pruned = narrowing.finish()
         trial.course.note(narrowing.coverage().describe())
         reestimate(trial.model, trial.course.samples(STATISTICS_ROWS, STATISTICS_AT_ONCE))
+        trial.narrow = trial.model
     trial.model.eval()
 
 
@@ -309,6 +312,9 @@ def _write(trial: _Trial, file: Path, versions: dict[str, str]) -> dict[str, tor
         "data": info.data_digest,
     }
     model = trial.model.cpu()
+    if trial.narrow is not None:
+        example = tuple(each.cpu() for each in trial.course.samples(2)[0])
+        trial.course.notes += saved.saved_or_why(trial.narrow.cpu().eval(), file.parent / NETWORK, example, info.inputs)
     if isinstance(model, fx.GraphModule):
         model = quantize.convert(model)
         weights = quantize.stored_weights(model, trial.weights)
