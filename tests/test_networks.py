@@ -9,7 +9,7 @@ from benchmarks.networks import COLUMNS, row
 from benchmarks.zoo import NETWORKS
 
 torch.set_num_threads(1)
-SMALL = ("two_heads", "autoencoder", "conv3d", "m5", "ds_cnn", "attention", "ncf", "unet", "branching")
+SMALL = ("two_heads", "conv3d", "m5", "ncf", "branching")
 DECIDES = "the network decides by the values of its data"
 # (network, column) -> how the reason begins that stands there in place of `ok`.
 REASONS = {
