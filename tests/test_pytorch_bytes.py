@@ -6,15 +6,13 @@ import copy
 import itertools
 import math
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from packing.encode import ranged_length
-from trainers.pytorch import affine, codebook, density, grid, rate, scores
+from trainers.pytorch import affine, codebook, density, grid, scores
 
 
 def trained_a_little(steps: int = 30) -> tuple[nn.Linear, torch.optim.Adam, torch.Tensor]:
@@ -164,40 +162,6 @@ def test_a_network_on_grids_learns_and_is_left_on_them() -> None:
         integers = parameter.detach() / steps[name]
         assert torch.equal(integers, integers.round())
         assert integers.abs().max() <= (grid.BIAS_LEVELS if parameter.dim() == 1 else 3)
-
-
-def test_rates_are_what_the_coder_takes() -> None:
-    """A matrix with rows and columns of different density; what a coder learns on the way costs it a tenth."""
-    rng = np.random.default_rng(0)
-    chance = np.outer(rng.gamma(0.8, 1, 90), rng.gamma(0.8, 1, 300)) * 0.06
-    integers = ((rng.random((90, 300)) < chance) * rng.choice([-3, -2, -1, 1, 2, 3], (90, 300))).astype(np.int8)
-    values = torch.from_numpy(integers)
-    present = values != 0
-    p = rate.density_of(present)
-    places = -(torch.log2(p[present]).sum() + torch.log2(1 - p[~present]).sum())
-    sizes = rate.size_bits(values, 3)[values.abs().long()].sum()
-    estimate, coded = float(places + sizes) / 8, ranged_length(integers, 1)
-    assert estimate == pytest.approx(0.93 * coded, rel=0.07)
-
-
-def test_a_dear_weight_must_earn_more() -> None:
-    score, present = torch.ones(6, 8), torch.zeros(6, 8)
-    present[2] = 1.0
-    found = rate.costly(score, present)
-    assert (found[2] > found[0]).all(), "in a row that is there anyway a weight is cheap"
-
-
-def test_assignment_trades_bits_for_loss() -> None:
-    torch.manual_seed(0)
-    values = torch.randn(50, 80) * (torch.rand(50, 80) < 0.3)
-    step, curvature = torch.tensor(0.5), torch.ones(50, 80)
-    nearest = rate.assigned(values, step, 3, curvature, 0.0)
-    assert torch.equal(nearest, (values / step).round().clamp(-3, 3).to(torch.int8))
-    cheaper = rate.assigned(values, step, 3, curvature, 0.02)
-    assert int((cheaper != 0).sum()) < int((nearest != 0).sum())
-    assert ranged_length(cheaper.numpy(), 1) < ranged_length(nearest.numpy(), 1)
-    assert torch.equal(rate.assigned(values, step, 3, 1e6 * curvature, 0.02), nearest), "where it costs too much"
-    assert ((cheaper == 0) | (cheaper.sign() == nearest.sign())).all()
 
 
 def test_a_codebook_finds_the_clusters_that_are_there() -> None:
