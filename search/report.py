@@ -12,7 +12,7 @@ from rich.console import Console
 from search import terminal
 from search.command import UsageError, command, needs_study, settings
 from search.front.places import files, show
-from search.front.publish import write
+from search.front.publish import layers_of, write
 from search.front.summary import Summary, read
 from search.front.tables import figures, listing, markdown
 
@@ -54,7 +54,7 @@ def arguments(argv: Sequence[str]) -> dict[str, str]:
     return asked
 
 
-def rendered(summary: Summary, form: str, rows: str) -> str:
+def rendered(summary: Summary, form: str, rows: str, root: Path | None = None) -> str:
     """The sweep in the asked format, as text."""
     if form == "csv":
         return figures(summary, rows).to_csv(index=False)
@@ -63,7 +63,7 @@ def rendered(summary: Summary, form: str, rows: str) -> str:
     if form == "html":
         from search.front import page
 
-        return page.page(summary)
+        return page.page(summary, layers_of(files(root, summary.sweep)) if root else None)
     if form == "md":
         return markdown(summary) + "\n"
     text = io.StringIO()
@@ -77,7 +77,7 @@ def _carry_out(words: list[str]) -> int:
     if asked["format"] == "table" and not asked["out"]:
         say(root, asked["study"], asked["sweep"] or None)
         return 0
-    text = rendered(read(root, asked["study"], asked["sweep"] or None), asked["format"], asked["rows"])
+    text = rendered(read(root, asked["study"], asked["sweep"] or None), asked["format"], asked["rows"], root)
     if asked["out"]:
         Path(asked["out"]).write_text(text, encoding="utf-8")
     else:

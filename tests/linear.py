@@ -92,7 +92,8 @@ def linear(weights: np.ndarray, detour: bool) -> onnx.ModelProto:
 
 
 def config(root: Path, **changes: Any) -> Config:
-    return check({"study": {**RAW, **changes}, "executor": {"name": "inline"}, "root": root})
+    raw = {"study": {**RAW, **changes}, "executor": {"name": "inline"}, "root": root, "tracking": {"layers": False}}
+    return check(raw)
 
 
 def searched(config: Config) -> Sweep:

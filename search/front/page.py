@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from html import escape
+from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
 
-from search.front import axes, html, insight, papers, plots, published, rows
+from search.front import axes, html, insight, layers, papers, plots, published, rows
 from search.front.summary import Summary
 from search.front.wording import nothing_feasible, said, than_dense
 from search.study.metrics import Metrics
 
 
-def page(summary: Summary) -> str:
-    """The whole page."""
+def page(summary: Summary, found: Mapping[str, Any] | None = None) -> str:
+    """The whole page. `found`: what is known of the front's files layer by layer."""
     title = f"{summary.study}: what the search found"
-    return html.document(title, _body(summary, title))
+    return html.document(title, _body(summary, title, found))
 
 
-def _body(summary: Summary, title: str) -> Iterator[str]:
+def _body(summary: Summary, title: str, found: Mapping[str, Any] | None) -> Iterator[str]:
     yield f"<a class=skip href='#all'>to the table of all trials</a><h1>{escape(title)}</h1>"
     yield from _head(summary)
     yield from _cards(summary)
@@ -32,6 +33,7 @@ def _body(summary: Summary, title: str) -> Iterator[str]:
     yield from rows.confirmed(summary)
     yield from _published(summary)
     yield from rows.trials(summary)
+    yield from layers.section(summary, found)
     yield "<h2>How the search went</h2>"
     yield from _chart_of(insight.hypervolume(summary), _reference(summary))
     fanova = "fANOVA over the measured trials; the lines are 95 % intervals from resampling them."

@@ -16,6 +16,7 @@ class Files:
 
     picture: Path
     page: Path
+    layers: Path
 
     @property
     def written(self) -> bool:
@@ -26,7 +27,7 @@ class Files:
 def files(root: Path, sweep: str) -> Files:
     """Their places under `root`, whether or not they have been written."""
     folder = root / "reports" / sweep
-    return Files(folder / "front.png", folder / "report.html")
+    return Files(folder / "front.png", folder / "report.html", folder / "layers.json")
 
 
 def show(listing: Listing, made: Files, console: Console) -> None:

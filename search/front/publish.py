@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from search.front.comparison import Comparison, beside
 from search.front.places import Files, files
@@ -22,13 +24,21 @@ def write(root: Path, summary: Summary) -> Files:
     made = files(root, summary.sweep)
     made.page.parent.mkdir(parents=True, exist_ok=True)
     picture.draw(summary, made.picture)
-    made.page.write_text(page.page(summary), encoding="utf-8")
+    made.page.write_text(page.page(summary, layers_of(made)), encoding="utf-8")
     return made
 
 
-def finish(root: Path, tracking: Tracking, sweep: str, status: str) -> Summary:
+def layers_of(made: Files) -> dict[str, Any] | None:
+    """What is known of the front's files layer by layer; None where that was not measured."""
+    return json.loads(made.layers.read_text()) if made.layers.is_file() else None
+
+
+def finish(
+    root: Path, tracking: Tracking, sweep: str, status: str, layers: Callable[[Summary, Path], None] | None = None
+) -> Summary:
     """End the sweep: mark its front, draw picture and page, record both with figures and note.
 
+    `layers`: writes what is known of the front's files layer by layer.
     `status`: finished, interrupted or failed. Called again after a resume it brings everything up to date.
     """
     if status not in STATUSES:
@@ -36,6 +46,8 @@ def finish(root: Path, tracking: Tracking, sweep: str, status: str) -> Summary:
     summary = summarize(tracking, sweep)
     summary = replace(summary, about={**summary.about, "status": status})
     tracking.mark_front(sweep, summary.front["number"], len(summary.trials))
+    if layers is not None:
+        layers(summary, files(root, sweep).layers)
     made = write(root, summary)
     previous = beside(tracking, summary, -1)
     pictures = [made.picture, *(_overlaid(root, previous) if previous else ())]
@@ -46,7 +58,16 @@ def finish(root: Path, tracking: Tracking, sweep: str, status: str) -> Summary:
     small = [_smaller(path) for path in pictures if path.suffix == ".png"]
     note = "\n\n".join([*_images(summary, small), markdown(summary, most=15), *verdict])
     tables = figures(summary), summary.hypervolume
-    tracking.finish_sweep(sweep, Outcome(status, *tables, metrics, [*pictures, *small, made.page], note))
+    tracking.finish_sweep(
+        sweep,
+        Outcome(
+            status,
+            *tables,
+            metrics,
+            [*pictures, *small, made.page, *([made.layers] if made.layers.is_file() else [])],
+            note,
+        ),
+    )
     return summary
 
 

@@ -217,6 +217,7 @@ class Tracking(Section):
     """What is recorded besides MLflow's record."""
 
     tensorboard: bool = about("an event file per trial under ROOT/tensorboard/SWEEP", False)
+    layers: bool = about("profile the front's ONNX files layer by layer for the report; not with executor=ray", True)
 
 
 class Config(Section):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from search.study.config import Config, Study
@@ -17,6 +18,7 @@ from search.trial.record import TrialRecord
 from search.trial.results import Baseline
 
 if TYPE_CHECKING:
+    from search.front.summary import Summary
     from search.tracking.tracking import Tracking
 
 TABLE = "table"  # the front as the terminal shows it: a finished sweep shows it again without reading its record
@@ -83,8 +85,25 @@ class Log:
             point = reference_point(self._config.study, self._sweep.metrics, baselines)
             tracking.tag_sweep(self._sweep.name, {"pare.reference_point": json.dumps(self._as_first(tracking, point))})
         tracking.log_confirmed(self._sweep.name, [point.to_dict() for point in confirmed])
-        summary = publish.finish(self._config.root, tracking, self._sweep.name, status)
+        layers = functools.partial(self._layers, baselines, confirmed) if baselines else None
+        summary = publish.finish(self._config.root, tracking, self._sweep.name, status, layers)
         self._sweep.put(TABLE, listing(summary).to_dict())
+
+    def _layers(
+        self, baselines: Sequence[Baseline], confirmed: Sequence[Confirmed], summary: Summary, into: Path
+    ) -> None:
+        from search.sweep import layers
+
+        if not self._config.tracking.layers or self._config.executor.name == "ray":
+            return
+        chosen = {point.number: point.chosen for point in confirmed if point.on_front}
+        front = set(map(int, summary.front["number"]))
+        found = {
+            record.number: (f"{record.recipe['trainer']}/{record.recipe['model']}", Path(path))
+            for record in self._sweep.records()
+            if record.number in front and (path := chosen.get(record.number) or record.artifact)
+        }
+        layers.measure(self._config, baselines, found, into)
 
     def _as_first(self, tracking: Tracking, point: list[float]) -> list[float]:
         """The study's first sweep's reference point, so that volumes compare; of latency in ms this sweep's own.
