@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import functools
 import sys
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hydra
 from omegaconf import DictConfig
@@ -21,8 +23,13 @@ from search.ending import clear_errors
 from search.front import places
 from search.front.listing import Listing
 from search.signals import Stop
+from search.storage.finished import finished
 from search.study import compose
 from search.study.config import Config
+from search.study.phrases import already
+
+if TYPE_CHECKING:
+    from search.executors.base import Executor
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 STOP = Stop()
@@ -40,28 +47,53 @@ def search(raw: DictConfig) -> None:
 
 def carry_out(config: Config, stop: Stop | None = None) -> tuple[str, Listing]:
     """Run the study's sweep to the end of its budget; returns the sweep's name and its front as lines."""
-    from search.storage.database import address
-
-    url, output = address(config.root, config.storage.name), config.root / "logs" / f"{config.study.name}.log"
     # What follows takes a second to import: nobody looks at an empty screen meanwhile.
     print(f"{config.study.name}: {config.study.description}".removesuffix(": "), flush=True)
+    if (done := finished(config)) is not None:
+        name, stored = done
+        print(already(name, stored["finished"][0]))
+        return name, Listing.from_dict(stored["table"])
+    with ExitStack() as room:
+        executor = room.enter_context(workers(config)) if config.executor.name == "local" else None
+        return _search(config, stop, executor)
+
+
+@contextmanager
+def workers(config: Config) -> Iterator[Executor]:
+    """Workers of this host, which import their framework while this process imports what it needs itself."""
+    from search.executors.local import LocalExecutor
+
+    output = config.root / "logs" / f"{config.study.name}.log"
+    output.parent.mkdir(parents=True, exist_ok=True)
+    executor = LocalExecutor(config.executor, output)
+    try:
+        executor.warm(config.study.space.trainers()[0])
+        yield executor
+    finally:
+        executor.close()
+
+
+def _search(config: Config, stop: Stop | None, executor: Executor | None) -> tuple[str, Listing]:
+    from search.storage.database import address
     from search.study.metrics import Metrics
     from search.sweep import driver
     from search.sweep.describe import ask, here
     from search.sweep.names import recorded
     from search.sweep.sweep import Sweep, driver_lock
 
+    url, output = address(config.root, config.storage.name), config.root / "logs" / f"{config.study.name}.log"
     with driver_lock(config.root, config.study.name, url, config.storage.patience) as hold, ExitStack() as room:
-        info, executor, metrics = None, None, Metrics.of(config.task)
+        info, metrics = None, Metrics.of(config.task)
         if metrics is None or config.executor.name == "ray":
-            executor = here(config, output)
-            room.callback(executor.close)
-            info = ask(config, executor)
+            asked = executor or here(config, output)
+            room.callback(asked.close)
+            info = ask(config, asked)
             metrics = Metrics.from_info(info)
+            executor = None if config.executor.name == "ray" else asked
         if config.executor.name == "ray":
             from search.executors.ray.inputs import with_code
 
-            executor, config = None, with_code(config)
+            config = with_code(config)
         names = functools.partial(recorded, config.root, config.study.name, url)
         sweep = Sweep.open(
             config.study,

@@ -55,7 +55,7 @@ _COLOURS = {"running": "cyan", "finished": "green", "failed": "red"}
 
 @dataclass(frozen=True)
 class Progress:
-    """A sweep as it stands; times in milliseconds since the epoch.
+    """A sweep as it stands; times in milliseconds since the epoch. `stopped`: trials, before they were trained.
 
     `state`: running, finished, interrupted, failed, or stopped when the driver died without a word. `seconds_left` is
     an estimate, None when it cannot be made. `doing`: one dict per busy worker. `failures`: the newest first; `slower`:
@@ -70,6 +70,7 @@ class Progress:
     budget: int
     failed: int
     interrupted: int
+    stopped: int
     seconds_left: float | None
     host: str
     pid: int
@@ -121,6 +122,7 @@ def _read(found: Any, sweep: Any) -> Progress:
         budget=live.get("trials", sweep.user_attrs.get("settings", {}).get("budget", {}).get("trials", 0)),
         failed=len(failed),
         interrupted=interrupted,
+        stopped=sum(r["state"] == "stopped" for r in records),
         seconds_left=seconds_left(live, records, time.time() * 1000) if state == "running" else None,
         doing=live.get("doing", []) if state == "running" else [],
         failures=[
@@ -199,6 +201,8 @@ def details(one: Progress, said: str) -> Group:
         words = [f"study={one.study}", *([said] if said else []), *([f"root={one.root}"] if one.root else [])]
         lines += [Text(f"No driver has run since {since}; resume with:" if one.at_ms else "Resume with:")]
         lines += [Text(f"  python -m search.run {shlex.join(words)}")]
+    if one.stopped:
+        lines += [Text(f"{one.stopped} of {one.trials} trials were stopped before they were trained.", "dim")]
     if one.interrupted:
         lines += [Text(f"{one.interrupted} interrupted and enqueued again, which is no failure.", "dim")]
     if one.failures:

@@ -63,6 +63,7 @@ _TAGS = ("pare.reference", "pare.state", "pare.feasible", "pare.reason")
 _PARTS = {
     "front": (f"{KEY}-front", "tags.`pare.front` = 'true'", "CHART"),
     "infeasible": (f"{KEY}-infeasible", "tags.`pare.feasible` = 'false' AND tags.`pare.state` = 'complete'", "TABLE"),
+    "stopped": (f"{KEY}-stopped", "tags.`pare.state` = 'stopped'", "TABLE"),
     "failed": (f"{KEY}-failed", "tags.`pare.state` = 'failed'", "TABLE"),
 }
 
@@ -183,7 +184,7 @@ def _counted(trials: pd.DataFrame, part: str) -> int:
         return 0
     complete = trials["state"] == "complete"
     kinds = {"front": trials["on_front"], "infeasible": complete & ~trials["feasible"]}
-    return int(kinds.get(part, trials["state"] == "failed").sum())
+    return int(kinds.get(part, trials["state"] == part).sum())
 
 
 def free_port(asked: int | None, first: int = 5000) -> int:

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from search.front.interval import mean_interval, student
+from search.front.interval import mean_interval, pooled_interval, student
 from search.study.config import Confirm
 from search.study.metrics import Metrics
-from search.sweep.candidates import candidates, repeats, reseeded, seconds
+from search.sweep.candidates import candidates, repeats, reseeded, seconds, seeds_for
 from search.sweep.confirmed import Confirmed, front
 from search.trial.record import TrialRecord
 from trainers.recipe import Recipe
@@ -47,6 +47,38 @@ def test_a_second_run_of_equal_size_lies_inside_as_often_as_theory_says() -> Non
         _, low, high = mean_interval(list(random.normal(0.0, 1.0, 3)))
         inside += low <= random.normal(0.0, 1.0, 3).mean() <= high
     assert 0.88 < inside / 2000 < 0.93  # P(|t_2| < 4.303 / sqrt 2) = 0.907
+
+
+@pytest.mark.parametrize("relative", [False, True])
+def test_two_values_with_pooled_spread_cover_as_often_as_three_alone_and_are_narrower(relative: bool) -> None:
+    random = np.random.default_rng(2)
+    hits, widths, alone = 0, 0.0, 0.0
+    for _ in range(2000):
+        groups = [list(random.normal(mean, 0.02 * mean if relative else 1.0, 2)) for mean in (50, 60, 70, 80, 90, 100)]
+        mean, low, high = pooled_interval(groups[0], groups, relative=relative)
+        assert mean == pytest.approx(np.mean(groups[0]))
+        hits += low <= 50 <= high
+        widths += (high - low) / 2
+        three = mean_interval(list(random.normal(50, 1.0, 3)))
+        alone += (three[2] - three[1]) / 2
+    assert 0.935 < hits / 2000 < 0.98
+    assert widths < 0.85 * alone
+
+
+def test_a_candidate_that_scatters_far_more_than_the_others_keeps_an_interval_of_its_own() -> None:
+    calm = [[0.99, 0.991], [0.98, 0.9805], [0.97, 0.9712], [0.96, 0.9603]]
+    wild = [0.9, 0.6]
+    assert pooled_interval(wild, [wild, *calm]) == mean_interval(wild)
+    _, low, high = pooled_interval(calm[0], calm)
+    assert high - low < 0.25 * np.ptp(mean_interval(calm[0])[1:])
+
+
+def test_there_are_as_many_seeds_as_the_pool_of_candidates_needs() -> None:
+    records = [record(n, 0.9, 1.0) for n in range(6)]
+    dense = replace(records[0], recipe={"model": "lenet5"})
+    assert [seeds_for(records[:n], Confirm()) for n in (1, 2, 3, 6)] == [3, 3, 2, 2]
+    assert seeds_for([dense] * 6, Confirm()) == 3
+    assert [seeds_for(records[:2], Confirm(seeds=n)) for n in (1, 3, 5)] == [1, 3, 5]
 
 
 @given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=8), st.floats(0, 1))
@@ -120,8 +152,8 @@ def test_the_quantile_is_that_of_the_tables(freedom: int, t: float) -> None:
 def test_a_recipe_that_trains_nothing_is_confirmed_by_one_file() -> None:
     trained = record(0, 0.9, 1.0)
     dense = replace(trained, recipe={"model": "lenet5", "quantization": {"scheme": "static_int8"}})
-    assert [recipe.seed for recipe in repeats(trained, Confirm(seeds=3))] == [1_000_000, 1_000_001, 1_000_002]
-    assert [recipe.seed for recipe in repeats(dense, Confirm(seeds=3))] == [1_000_000]
+    assert [recipe.seed for recipe in repeats(trained, Confirm(seeds=3), 3)] == [1_000_000, 1_000_001, 1_000_002]
+    assert [recipe.seed for recipe in repeats(dense, Confirm(seeds=3), 3)] == [1_000_000]
 
 
 def test_what_a_training_takes_leaves_out_what_only_a_trial_does() -> None:

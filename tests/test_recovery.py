@@ -42,9 +42,13 @@ def heed_sigint() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def start(root: Path, kind: str = "sqlite") -> subprocess.Popen[bytes]:
+# Early enough, and often, that there are stopped trials among few.
+STOPPING = ["study.early_stopping.name=gain", "study.early_stopping.after=2", "study.early_stopping.share=0.2"]
+
+
+def start(root: Path, kind: str = "sqlite", *more: str) -> subprocess.Popen[bytes]:
     words = ["study=smoke", f"root={root}", f"study.budget.trials={TRIALS}", "study.confirm.seeds=0"]
-    words.append(f"storage={kind}")
+    words += [f"storage={kind}", *more]
     return subprocess.Popen(
         [sys.executable, "-m", "search.run", *words],
         cwd=ROOT,
@@ -73,24 +77,29 @@ def finished(root: Path, kind: str = "sqlite") -> int:
 
         with connected(address(root, kind)) as connection:
             try:
-                return int(connection.execute("select count(*) from trials where state = 'COMPLETE'").fetchone()[0])
+                return int(
+                    connection.execute("select count(*) from trials where state in ('COMPLETE', 'PRUNED')").fetchone()[
+                        0
+                    ]
+                )
             except psycopg.errors.UndefinedTable:
                 return 0
     try:
         with sqlite3.connect(f"file:{root}/optuna.db?mode=ro", uri=True, timeout=5) as database:
-            return int(database.execute("select count(*) from trials where state = 'COMPLETE'").fetchone()[0])
+            return int(
+                database.execute("select count(*) from trials where state in ('COMPLETE', 'PRUNED')").fetchone()[0]
+            )
     except sqlite3.OperationalError:
         return 0  # the database is being made
 
 
-@pytest.mark.timeout(900)
-def test_killed_again_and_again_the_budget_is_met_exactly_and_mlflow_agrees(root: Path, kind: str) -> None:
+def killed_until_done(root: Path, kind: str, goals: tuple[int, ...], *more: str) -> list[optuna.trial.FrozenTrial]:
+    """Kill the sweep once at each number of finished trials, a moment later, then let it end; gives all its trials."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     moments = random.Random(20261123)
     kills = 0
-    goals = (0, 2, 5) if kind == "sqlite" else (0, 1, 2, 4, 6)
     for goal in goals:
-        driver = start(root, kind)
+        driver = start(root, kind, *more)
         while driver.poll() is None and finished(root, kind) < goal:
             time.sleep(0.2)
         time.sleep(moments.uniform(0.0, 3.0))
@@ -98,14 +107,19 @@ def test_killed_again_and_again_the_budget_is_met_exactly_and_mlflow_agrees(root
             kill_tree(driver)
             kills += 1
     assert kills >= len(goals) - 1
-    last = start(root, kind)
+    last = start(root, kind, *more)
     _, errors = last.communicate(timeout=600)
     assert last.returncode == 0, errors.decode()[-2000:]
-    study = optuna.load_study(study_name="smoke-001", storage=address(root, kind))
-    complete = [t for t in study.get_trials() if t.state == TrialState.COMPLETE]
+    return optuna.load_study(study_name="smoke-001", storage=address(root, kind)).get_trials()
+
+
+@pytest.mark.timeout(900)
+def test_killed_again_and_again_the_budget_is_met_exactly_and_mlflow_agrees(root: Path, kind: str) -> None:
+    trials = killed_until_done(root, kind, (0, 2, 5) if kind == "sqlite" else (0, 1, 2, 4, 6))
+    complete = [t for t in trials if t.state == TrialState.COMPLETE]
     assert len(complete) == TRIALS
-    assert not [t for t in study.get_trials() if t.state in (TrialState.RUNNING, TrialState.WAITING)]
-    interrupted = [t for t in study.get_trials() if t.state == TrialState.FAIL]
+    assert not [t for t in trials if t.state in (TrialState.RUNNING, TrialState.WAITING)]
+    interrupted = [t for t in trials if t.state == TrialState.FAIL]
     assert all(t.user_attrs.get("interrupted") for t in interrupted)
     references = Counter(t.user_attrs.get("reference") for t in complete)
     assert (references["dense"], references["ptq_int8"]) == (1, 1)
@@ -113,6 +127,20 @@ def test_killed_again_and_again_the_budget_is_met_exactly_and_mlflow_agrees(root
     assert sorted(logged["number"]) == sorted(t.number for t in complete)
     by_number = logged.set_index("number")["accuracy"]
     assert all(by_number[t.number] == t.values[0] for t in complete)
+
+
+@pytest.mark.cluster
+@pytest.mark.timeout(900)
+def test_killed_again_and_again_trials_are_stopped_once_and_mlflow_agrees(root: Path) -> None:
+    trials = killed_until_done(root, "sqlite", (0, 3, 5, 6), *STOPPING)
+    settled = [t for t in trials if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+    stopped = {t.number: t for t in trials if t.state == TrialState.PRUNED}
+    assert len(settled) == TRIALS
+    assert stopped, "of these recipes some are hopeless"
+    assert all(t.user_attrs.get("interrupted") for t in trials if t not in settled)
+    logged = Tracking(root, "smoke").trials("smoke-001")
+    assert sorted(logged["number"]) == sorted(t.number for t in settled)
+    assert set(logged[logged["state"] == "stopped"]["number"]) == set(stopped)
 
 
 def test_ctrl_c_keeps_what_is_finished(root: Path) -> None:

@@ -99,6 +99,7 @@ def test_the_summary_judges_the_recorded_values(root: Path) -> None:
         "front": len(expected_front()),
         "complete": 12,
         "infeasible": 2,
+        "stopped": 0,
         "failed": 1,
     }
     assert summary.recorded

@@ -31,7 +31,7 @@ from search.study.constraint import Constraint
 from search.study.metrics import Metrics
 from search.sweep.candidates import candidates
 from search.sweep.confirmed import Confirmed, front, summarize
-from search.sweep.recorder import reference_point
+from search.sweep.reference import reference_point
 from search.trial.record import TrialRecord
 from search.trial.results import Baseline, Exported, Judged
 from tasks.base import ACCURACY, Metric, TaskInfo

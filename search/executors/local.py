@@ -38,7 +38,14 @@ class LocalExecutor:
         self._context = multiprocessing.get_context("spawn")
         self._events: Any = self._context.Queue()
         self._pools: dict[str, ProcessPool] = {}
+        self._warm: set[str] = set()
         self._closed = False
+
+    def warm(self, trainer: str) -> None:
+        """Start the trainer's workers, which import its framework before the first work comes."""
+        self._warm.add(trainer)
+        with shielded():
+            self._pool(trainer).schedule(worker.begun)
 
     def submit(self, key: int, trainer: str, work: Callable[..., Any], *args: Any) -> Future[Any]:
         """Run it on a worker that serves `trainer`; the Future raises what the work raised, or WorkerError."""
@@ -85,10 +92,14 @@ class LocalExecutor:
                 max_workers=self.slots,
                 max_tasks=self._settings.trials_per_worker,
                 initializer=worker.begin,
-                initargs=[self._events, os.getpid(), self._output],
+                initargs=[self._events, os.getpid(), self._output, self._imported(trainer)],
                 context=self._context,
             )
         return self._pools[trainer]
+
+    def _imported(self, trainer: str) -> str | None:
+        """The trainer that the workers import themselves, where they are to."""
+        return trainer if trainer in self._warm and interpreter(self._settings, trainer) is None else None
 
     def events(self) -> list[Event]:
         """Progress reported since the last call."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import logging
 import os
 import time
@@ -9,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import trainers.base
+from runtimes import quiet
 from search.errors import WorkerError
 from search.executors.base import Event
 from search.executors.interpreter import Child
@@ -34,14 +38,25 @@ def listen(report: Callable[[Event], None]) -> None:
         logging.getLogger(room).addHandler(_Forward(logging.WARNING))
 
 
-def begin(events: Any, driver: int, output: Path | None) -> None:
-    """In a new process: end when the driver is gone; Ctrl-C is left to the driver (`shielded`)."""
+def begin(events: Any, driver: int, output: Path | None, trainer: str | None = None) -> None:
+    """In a new process: end when the driver is gone; Ctrl-C is left to the driver (`shielded`).
+
+    `trainer`: whose framework is imported at once.
+    """
     listen(events.put)
     if output is not None:
         file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         os.dup2(file, 1)
         os.dup2(file, 2)
     follow(driver)
+    if trainer is not None:
+        with contextlib.suppress(Exception), quiet.training():  # the first work says what is wrong
+            importlib.import_module("search.trial.objective")
+            trainers.base.load(trainer)
+
+
+def begun() -> None:
+    """Work that only starts a worker."""
 
 
 _child: Child | None = None  # of this worker, where its trainer has an interpreter of its own

@@ -73,7 +73,7 @@ def _head(summary: Summary) -> Iterator[str]:
     counts, about = summary.counts(), summary.about
     when = datetime.fromtimestamp(about["start_ms"] / 1000, UTC).strftime("%d %B %Y %H:%M UTC")
     facts = [f"sweep {summary.sweep}", f"started {when}", about["status"].lower(), f"{counts['trials']} trials"]
-    facts += [f"{counts[kind]} {kind}" for kind in ("infeasible", "failed") if counts[kind]]
+    facts += [f"{counts[kind]} {kind}" for kind in ("infeasible", "stopped", "failed") if counts[kind]]
     description = about["tags"].get("pare.description", "")
     yield f"<p>{escape(description)}</p>" if description else ""
     yield f"<p class=soft>{escape(' · '.join(facts))}</p>"

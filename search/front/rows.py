@@ -100,7 +100,7 @@ def _row(summary: Summary, row: pd.Series, names: list[str]) -> str:
     else:
         kinds.append("feasible" if row["feasible"] else "infeasible")
     kinds += ["confirmed"] if row["confirmed"] else []
-    tags = [kind for kind in kinds if kind in ("knee", "failed", "running", "infeasible")]
+    tags = [kind for kind in kinds if kind in ("knee", "stopped", "failed", "running", "infeasible")]
     tags += ["not faster"] if row["not_faster"] else []
     tags += ["not confirmed"] if row["unconfirmed"] else []
     tags += [row["reference"]] if row["reference"] else []

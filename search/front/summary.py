@@ -80,13 +80,14 @@ class Summary:
         return _judged(_promised(self.trials), names)
 
     def counts(self) -> dict[str, int]:
-        """Trials by what came of them; a trial is counted once under complete, infeasible or failed."""
+        """Trials by what came of them; a trial is counted once under complete, infeasible, stopped or failed."""
         measured = self.complete
         return {
             "trials": len(self.trials),
             "front": int(self.trials["on_front"].sum()),
             "complete": len(measured),
             "infeasible": int((~measured["feasible"].astype(bool)).sum()),
+            "stopped": int((self.trials["state"] == "stopped").sum()),
             "failed": int((self.trials["state"] == "failed").sum()),
         }
 

@@ -103,6 +103,11 @@ def below(summary: Summary) -> list[str]:
     if counts["infeasible"] or counts["failed"]:
         infeasible = f"{counts['infeasible']} of {counts['trials']} trials break a constraint"
         lines.append(f"{infeasible}, {counts['failed']} failed.")
+    if counts["stopped"]:
+        lines.append(
+            f"{counts['stopped']} of {counts['trials']} trials were stopped before they were trained: they break a "
+            "constraint, or were expected to add too little to the front."
+        )
     return lines
 
 

@@ -21,7 +21,7 @@ import trainers.base
 from runtimes.latency import LatencyResult
 from runtimes.pooling import half_width, pooled
 from search.study.config import Study
-from search.trial.measure import HARDWARE
+from search.trial.measure import HARDWARE, latencies
 from search.trial.results import Baseline, Outline
 from tasks.base import digest_of
 from trainers.recipe import Recipe
@@ -51,6 +51,14 @@ class Costs:
     def outline(self, baseline: Baseline, recipe: Recipe) -> Outline | None:
         """What is known of the recipe without training; None where nothing is."""
         return self._sketched(baseline).get(recipe.untrained().digest())
+
+    def figures(self, baseline: Baseline, recipe: Recipe) -> dict[str, float] | None:
+        """Sizes and latencies of the recipe by name, those with the ends of their intervals; None where not known."""
+        outline = self.outline(baseline, recipe)
+        results = None if outline is None else self._of(baseline).get(outline.architecture)
+        if outline is None or not results:
+            return None
+        return outline.figures | latencies(pooled(results), baseline.latency_ms)
 
     def sketch(self, baseline: Baseline, recipe: Recipe, outline: Outline) -> None:
         """Keep what a recipe gives before training."""

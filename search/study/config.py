@@ -101,10 +101,30 @@ class Sampler(Section):
     startup_trials: Positive = about("random trials before the sampler's model is used; references count", 10)
 
 
+class EarlyStopping(Section):
+    """What is not worth its training. `early_stopping: gain` is short for `early_stopping: {name: gain}`."""
+
+    name: Literal["none", "gain"] = about(
+        "none: every trial is trained; gain: not what breaks a constraint by its latency or size, which are known "
+        "without training, nor what is expected to add less than `share`",
+        "none",
+    )
+    share: Annotated[float, Field(ge=0, lt=1)] = about("least expected growth of the front's hypervolume", 0.003)
+    after: Positive = about("trained trials, before which nothing is stopped for its expected gain", 8)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+
 class Budget(Section):
     """When a sweep ends."""
 
-    trials: Positive = about("so many trials have finished")
+    trials: Positive = about("so many trials have finished; those that were stopped early are among them")
+    trained: Positive | None = about(
+        "or so many were trained; not counted: those stopped early, and equal recipes", None
+    )
     minutes: Annotated[float, Field(gt=0)] | None = about("or so many minutes have passed in this call", None)
 
 
@@ -112,7 +132,9 @@ class Confirm(Section):
     """At the end the front and its neighbours are trained again with fresh seeds: a search picks lucky trials."""
 
     seeds: Annotated[int, Field(ge=0, le=100)] = about(
-        "fresh trainings per candidate; 0 leaves the front as the search found it, which is optimistic", 3
+        "fresh trainings per candidate, whose spread is pooled; 3 where 2 of so few candidates say too little; 0 "
+        "leaves the front as the search found it, which is optimistic",
+        2,
     )
     neighbours: Annotated[int, Field(ge=0)] = about("trials just behind the front that are confirmed with it", 2)
     candidates: Positive | None = about(
@@ -153,6 +175,7 @@ class Study(Section):
     dense_of: dict[str, DenseTraining] = about("the same for single models, such as a larger teacher", {})
     task: Task
     sampler: Sampler = Sampler()
+    early_stopping: EarlyStopping = EarlyStopping()
     coder: Literal["brotli", "range"] = about(
         "of the packed file, for download_bytes: brotli is decoded everywhere; range is smaller", "brotli"
     )

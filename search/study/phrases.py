@@ -104,3 +104,8 @@ def span(seconds: float) -> str:
 
 def _number(value: Any) -> float | None:
     return None if value is None or not math.isfinite(float(value)) else float(value)
+
+
+def already(sweep: str, trials: int) -> str:
+    """That a sweep is finished, and how to go on."""
+    return f"{sweep}: already finished {trials} trials; raise study.budget.trials to continue, or fresh=true"

@@ -10,13 +10,12 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Any
 
-from runtimes.base import Artifact
 from search.errors import SweepError, reason
 from search.executors.base import Executor, Work, run_all
 from search.study.config import Config
 from search.study.phrases import span
-from search.sweep.candidates import candidates, repeats, seconds
-from search.sweep.confirmed import Confirmed, front, summarize
+from search.sweep.candidates import candidates, repeats, seconds, seeds_for
+from search.sweep.confirmed import Confirmed, columns_of, front, summarize
 from search.sweep.display import Display
 from search.sweep.sweep import Sweep
 from search.trial import objective
@@ -48,20 +47,24 @@ class Confirmation:
         """Train these again, measure them side by side and judge them on the test split."""
         settings, study, metrics = self._config.study.confirm, self._config.study, self._sweep.metrics
         # What is cheap comes first: an interruption then leaves the most that need not be done again.
-        trained = [(r, recipe) for r in sorted(chosen, key=seconds) for recipe in repeats(r, settings)]
+        seeds = seeds_for(chosen, settings)
+        trained = [(r, recipe) for r in sorted(chosen, key=seconds) for recipe in repeats(r, settings, seeds)]
         self._display.say(self._announced(len(chosen), trained))
         self._train(trained)
         points = []
         for name in dict.fromkeys(_baseline_name(record) for record in chosen):
             mine = [i for i, (r, _) in enumerate(trained) if _baseline_name(r) == name and i in self._built]
             baseline = self._baselines[name]
-            judged = self._judge(name, [baseline.artifact, *(self._built[i].artifact for i in mine)], baseline)
+            judged = self._judge(name, [self._built[i] for i in mine], baseline)
+            files: list[tuple[TrialRecord, list[Exported], Judged]] = []
             for record in chosen:
-                own = [i for i in mine if trained[i][0] is record]
-                if own:
+                if own := [i for i in mine if trained[i][0] is record]:
                     at = [0, *(1 + mine.index(i) for i in own)]
-                    built = [self._built[i] for i in own]
-                    points.append(summarize(study.limits, metrics, record, baseline, built, judged.of(at)))
+                    files.append((record, [self._built[i] for i in own], judged.of(at)))
+            figures = [columns_of(metrics, baseline, built, found) for _, built, found in files]
+            for index, (record, built, found) in enumerate(files):
+                others = [each for i, each in enumerate(figures) if i != index and len(files[i][1]) > 1]
+                points.append(summarize(study.limits, metrics, record, baseline, built, found, others))
         return front(sorted(points, key=lambda p: p.number), study.objectives, metrics)
 
     def _announced(self, candidates: int, trained: Sequence[tuple[TrialRecord, Recipe]]) -> str:
@@ -102,11 +105,14 @@ class Confirmation:
         self._built[work.key] = future.result()
         self._sweep.put(_stored_as(work.args[1]), future.result().to_dict())
 
-    def _judge(self, name: str, files: list[Artifact], baseline: Baseline) -> Judged:
+    def _judge(self, name: str, built: list[Exported], baseline: Baseline) -> Judged:
+        files = [baseline.artifact, *(each.artifact for each in built)]
+        architectures = [baseline.architecture, *(each.architecture for each in built)]
         outcome: list[Future[Any]] = []
         place = baseline.task.places.get("test")
         split = self._config.root / "cache" / place if place else None
-        work = Work(-1, baseline.spec.trainer, objective.judge, (self._config, split, files, baseline))
+        args = (self._config, split, files, architectures, baseline)
+        work = Work(-1, baseline.spec.trainer, objective.judge, args)
         run_all(
             self._executor,
             [work],

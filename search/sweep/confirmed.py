@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 
 from search.front import pareto
-from search.front.interval import Interval, mean_interval
+from search.front.interval import Interval, mean_interval, pooled_interval
 from search.study.constraint import Constraint
 from search.study.metrics import Metrics
 from search.trial.measure import latencies
 from search.trial.record import TrialRecord, spelt
 from search.trial.results import Baseline, Exported, Judged
+from trainers.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,21 @@ class Confirmed:
         return Confirmed(**(values | {"metrics": metrics, "artifacts": tuple(values["artifacts"])}))
 
 
+Columns = dict[str, list[float]]  # name of a figure -> its values, one per seed
+
+
+def columns_of(metrics: Metrics, baseline: Baseline, built: Sequence[Exported], judged: Judged) -> Columns:
+    """Every figure of one candidate's files. `judged`: of the baseline's file, then of those that were built."""
+    columns: Columns = {}
+    for each, test, timed in zip(built, judged.metrics[1:], judged.latencies[1:], strict=True):
+        row = each.figures(baseline, metrics) | latencies(timed, baseline.latency_ms)
+        row |= {f"test_{name}": value for name, value in test.items()}
+        row |= metrics.drops(test, judged.metrics[0], prefix="test_")
+        for name, value in row.items():
+            columns.setdefault(name, []).append(value)
+    return columns
+
+
 def summarize(
     limits: Sequence[Constraint],
     metrics: Metrics,
@@ -55,20 +71,18 @@ def summarize(
     baseline: Baseline,
     built: Sequence[Exported],
     judged: Judged,
+    others: Sequence[Columns] = (),
 ) -> Confirmed:
     """One candidate's means and intervals from its trainings and their measurements.
 
-    `judged`: of the baseline's file, then of those that were built, one per seed.
+    `judged`: of the baseline's file, then of those that were built, one per seed. `others`: the figures of the other
+    candidates that were trained with several seeds, whose spread is pooled with this one's.
     """
-    columns: dict[str, list[float]] = {}
-    for each, test, timed in zip(built, judged.metrics[1:], judged.latencies[1:], strict=True):
-        row = each.figures(baseline, metrics) | latencies(timed, baseline.latency_ms)
-        row |= {f"test_{name}": value for name, value in test.items()}
-        row |= metrics.drops(test, judged.metrics[0], prefix="test_")
-        for name, value in row.items():
-            columns.setdefault(name, []).append(value)
+    columns = columns_of(metrics, baseline, built, judged)
     steps = metrics.steps(baseline.samples, judged.samples)
-    found = {name: mean_interval(values, steps.get(name, 0.0)) for name, values in columns.items()}
+    seeded = Recipe.from_dict(record.recipe).seeded
+    pool = [columns, *others] if seeded else []  # where nothing is trained, nothing scatters
+    found = {name: _interval(metrics, name, columns[name], pool, steps.get(name, 0.0)) for name in columns}
     for name in [n for n in columns if f"{n}_low" in columns]:
         # What one measurement does not know, three that happen to agree do not know either.
         mean, low, high = found[name]
@@ -89,6 +103,20 @@ def summarize(
         on_front=False,
         own={name: values[middle] for name, values in columns.items() if not name.endswith(("_low", "_high"))},
     )
+
+
+def _interval(metrics: Metrics, name: str, values: list[float], pool: Sequence[Columns], step: float) -> Interval:
+    """The mean and its interval: with the pool's spread in the metric's unit, of what is no metric of the task's as a
+    share.
+    """
+    if not pool:
+        return mean_interval(values, step)
+    groups = [each[name] for each in pool if name in each]
+    quality = {
+        f"{prefix}{own}{suffix}" for own in metrics.quality for prefix in ("", "test_") for suffix in ("", "_drop")
+    }
+    relative = name not in quality and all(value > 0 for group in groups for value in group)
+    return pooled_interval(values, groups, step, relative)
 
 
 def _violation(limit: Constraint, interval: Interval) -> Interval:

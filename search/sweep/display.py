@@ -109,7 +109,7 @@ class Display:
                     self._best[name] = record
         count = f"{self._done:>{len(str(total))}}/{total}"
         words = record.words + (f" ({record.reference})" if record.reference else "")
-        figures = [] if record.state == "failed" else result(self._metrics, self._objectives, record.metrics)
+        figures = result(self._metrics, self._objectives, record.metrics) if record.state == "complete" else []
         self._line(f"[{count}] trial {record.number}: ", words, figures, marks(record))
 
     def state(self) -> dict[str, Any]:
@@ -146,8 +146,8 @@ class Display:
 
 def marks(record: TrialRecord) -> str:
     """What makes a trial's figures doubtful or missing: ` FAILED: the loss became NaN`, ` [infeasible]`."""
-    if record.state == "failed":
-        return f" FAILED: {record.reason}"
+    if record.state != "complete":
+        return f" {'FAILED' if record.state == 'failed' else 'stopped'}: {record.reason}"
     found = "" if record.feasible else " [infeasible]"
     if record.not_faster:
         found += f" [not faster: {record.not_faster}]"

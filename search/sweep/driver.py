@@ -10,25 +10,27 @@ from dataclasses import replace
 from typing import Any
 
 from search.errors import SweepError, reason
-from search.executors.base import Event, Executor, Work, run_all
+from search.executors.base import Event, Executor
 from search.executors.start import start
 from search.front.listing import Listing
 from search.signals import Stop
 from search.storage.costs import Costs
 from search.study.config import Config
+from search.study.phrases import already
+from search.sweep.baselines import Baselines
 from search.sweep.confirm import Confirmation
 from search.sweep.confirmed import Confirmed
-from search.sweep.describe import ask
 from search.sweep.display import Display
+from search.sweep.early import EarlyStopping
 from search.sweep.heartbeat import Heartbeat
 from search.sweep.recorder import TABLE, Log
+from search.sweep.reference import reference_point
 from search.sweep.sweep import PendingTrial, Sweep
 from search.trial import objective
 from search.trial.provenance import git_commit
 from search.trial.record import TrialRecord
-from search.trial.results import Baseline, Outcome
+from search.trial.results import Baseline, Outcome, Outlined
 from tasks.base import TaskInfo
-from trainers.base import DenseSpec
 from trainers.recipe import Recipe
 
 GIVE_UP_AFTER = 5  # failures in a row at the start: the study is wrong, not the recipes
@@ -50,14 +52,14 @@ def run(
     """
     state = [len(sweep.records()), config.study.budget.trials, config.study.confirm.model_dump()]
     if sweep.get("finished") == state:
-        print(f"{sweep.name}: already finished {state[0]} trials; raise study.budget.trials to continue, or fresh=true")
+        print(already(sweep.name, len(sweep.records())))
         return Listing.from_dict(sweep.get(TABLE))
     print(f"{sweep.name}: {state[0]} of {state[1]} trials done; everything is kept in {config.root}", flush=True)
     # Before the record is opened: a cluster that does not answer is no run of the sweep.
     executor = executor or start(config, config.root / "logs" / f"{sweep.name}.log", info)
     log = Log(config, sweep)
     display = Display(config.study.budget.trials, len(sweep.records()), config.study.objectives, sweep.metrics)
-    driver = Driver(config, sweep, executor, display, log.trial, stop, info, log.check)
+    driver = Driver(config, sweep, executor, display, log.trial, stop, info, log.check, log.begin)
     live = Heartbeat(config, sweep, display, executor.slots)
     status, confirmed = "failed", list[Confirmed]()
     try:
@@ -91,17 +93,20 @@ class Driver:
         stop: Stop | None = None,
         info: TaskInfo | None = None,
         check: Callable[[], None] = lambda: None,
+        begin: Callable[[], None] = lambda: None,
     ):
         self._config = config
         self._sweep = sweep
         self._executor = executor
         self._display = display
-        self._log, self._check = log, check
+        self._log, self._check, self._begin = log, check, begin
         self._stop = stop or Stop()
         self._files = config.root / "trials" / sweep.name
-        self._info = info
         self._costs = Costs(config.root, config.study)
-        self.baselines: dict[str, Baseline] = {}
+        self._dense = Baselines(config, sweep, executor, display, self._files, info)
+        self._early: EarlyStopping | None = None
+        self._outlines: set[Future[Any]] = set()  # of those running, the ones that train nothing
+        self._unforeseen: set[str] = set()  # trainers that cannot tell what a recipe costs
         self._records = sweep.records()
         self._known: dict[str, TrialRecord] = {}  # recipe digest -> the first complete trial of it
         for record in self._records:
@@ -110,6 +115,11 @@ class Driver:
         self._waiting: dict[
             str, list[PendingTrial]
         ] = {}  # recipe digest -> trials that wait for the same recipe's result
+
+    @property
+    def baselines(self) -> dict[str, Baseline]:
+        """The dense models by name, as far as they are prepared."""
+        return self._dense.found
 
     def search(self) -> None:
         """Until the budget is spent. Raises SweepError when more trials are useless, Terminated when asked to stop."""
@@ -131,6 +141,8 @@ class Driver:
             over = out_of_time or self._stop.asked
             while not over and self._left() > 0 and len(self._running) < self._executor.slots:
                 self._start(self._sweep.ask())
+                if self._stop.asked:  # many in a row may end at once
+                    break
             if out_of_time and not self._running:
                 self._display.say(f"The {budget.minutes:g} minutes of study.budget.minutes are over.")
                 return
@@ -154,33 +166,85 @@ class Driver:
         return points
 
     def _left(self) -> int:
+        """Trials that may still be asked for."""
+        budget = self._config.study.budget
         under_way = len(self._running) + sum(map(len, self._waiting.values()))
-        return self._config.study.budget.trials - len(self._records) - under_way
+        left = budget.trials - len(self._records) - under_way
+        if budget.trained is not None:
+            trained = sum(r.state != "stopped" and r.duplicate_of is None for r in self._records)
+            left = min(left, budget.trained - trained - under_way)
+        return left
 
     def _start(self, asked: PendingTrial) -> None:
-        digest = asked.recipe.digest()
+        recipe, digest = asked.recipe, asked.recipe.digest()
         if known := self._known.get(digest):
             self._copy(asked, known)
             return
         if any(other.recipe.digest() == digest for other in self._running.values()):
             self._waiting.setdefault(digest, []).append(asked)
             return
-        baseline = self.baselines[f"{asked.recipe.trainer}/{asked.recipe.model}"]
-        teacher = self.baselines.get(asked.recipe.distillation.teacher, baseline)
-        folder = self._files / f"{asked.number:04d}"
-        self._display.started(asked.number, f"trial {asked.number}: {asked.recipe.describe()}")
-        future = self._executor.submit(
-            asked.number,
-            asked.recipe.trainer,
-            objective.evaluate,
-            self._config,
-            asked.recipe,
-            baseline,
-            teacher,
-            folder,
-            self._costs.latencies(baseline),
-        )
+        self._display.started(asked.number, f"trial {asked.number}: {recipe.describe()}")
+        if self._early is None or asked.reference is not None or recipe.trainer in self._unforeseen:
+            self._train(asked)
+        elif (figures := self._costs.figures(self._baseline(recipe), recipe)) is not None:
+            self._judge(asked, figures)
+        else:
+            self._outline(asked)
+
+    def _baseline(self, recipe: Recipe) -> Baseline:
+        return self.baselines[f"{recipe.trainer}/{recipe.model}"]
+
+    def _outline(self, asked: PendingTrial) -> None:
+        """Have a worker find out what the recipe costs, without training it."""
+        recipe, baseline = asked.recipe, self._baseline(asked.recipe)
+        folder = self._files / f"{asked.number:04d}" / "outline"
+        args = (self._config, recipe, baseline, folder, self._costs.latencies(baseline))
+        future = self._executor.submit(asked.number, recipe.trainer, objective.outline, *args)
         self._running[future] = asked
+        self._outlines.add(future)
+
+    def _outlined(self, asked: PendingTrial, future: Future[Any]) -> None:
+        recipe, baseline = asked.recipe, self._baseline(asked.recipe)
+        found: Outlined | None = None
+        if error := future.exception():
+            reason(error)  # raises where the machine is at fault; else the training says what is wrong
+        elif (found := future.result()) is None:
+            self._unforeseen.add(recipe.trainer)
+            self._display.say(f"  early_stopping: the {recipe.trainer} trainer tells no costs without training")
+        if found is not None:
+            self._costs.sketch(baseline, recipe, found.outline)
+            if found.measured is not None:
+                self._costs.add(baseline, found.outline.architecture, found.measured)
+        figures = self._costs.figures(baseline, recipe)
+        if figures is None:
+            self._train(asked)
+        else:
+            self._judge(asked, figures)
+
+    def _judge(self, asked: PendingTrial, figures: dict[str, float]) -> None:
+        """Train the recipe if it is worth it, by what it costs."""
+        assert self._early is not None
+        stopped = self._early.verdict(asked.recipe, figures, self._records)
+        if stopped is None:
+            self._train(asked)
+            return
+        record = replace(
+            self._base(asked),
+            state="stopped",
+            reason=stopped.reason,
+            metrics=stopped.expected,
+            violations=stopped.violations,
+        )
+        self._end(asked, record)
+
+    def _train(self, asked: PendingTrial) -> None:
+        recipe, baseline = asked.recipe, self._baseline(asked.recipe)
+        teacher = self.baselines.get(recipe.distillation.teacher, baseline)
+        folder = self._files / f"{asked.number:04d}"
+        args = (self._config, recipe, baseline, teacher, folder, self._costs.latencies(baseline))
+        self._running[self._executor.submit(asked.number, recipe.trainer, objective.evaluate, *args)] = asked
+        if len(self._running) == self._executor.slots:
+            self._begin()
 
     def _collect(self) -> None:
         done, _ = wait(self._running, timeout=0.2, return_when=FIRST_COMPLETED)
@@ -188,14 +252,21 @@ class Driver:
             self._tell_progress(event)
         for future in done:
             asked = self._running.pop(future)
-            self._display.finished(asked.number)
-            record = self._record(asked, future)
-            self._finish(asked, record)
-            for other in self._waiting.pop(asked.recipe.digest(), []):
-                if record.state == "complete":
-                    self._copy(other, record)
-                else:
-                    self._start(other)
+            if future in self._outlines:
+                self._outlines.discard(future)
+                self._outlined(asked, future)
+            else:
+                self._end(asked, self._record(asked, future))
+
+    def _end(self, asked: PendingTrial, record: TrialRecord) -> None:
+        """The trial has ended; those that waited for its result take it, or are started."""
+        self._display.finished(asked.number)
+        self._finish(asked, record)
+        for other in self._waiting.pop(asked.recipe.digest(), []):
+            if record.state == "complete":
+                self._copy(other, record)
+            else:
+                self._start(other)
 
     def _copy(self, asked: PendingTrial, known: TrialRecord) -> None:
         """Equal recipes give equal files: take the result instead of training again."""
@@ -234,25 +305,7 @@ class Driver:
 
     def _record(self, asked: PendingTrial, future: Future[Any]) -> TrialRecord:
         """What came of the trial, as a record; raises SweepError when the machine is at fault."""
-        recipe = asked.recipe
-        baseline = self.baselines[f"{recipe.trainer}/{recipe.model}"]
-        base = TrialRecord(
-            number=asked.number,
-            state="failed",
-            reason="unknown",
-            start_ms=asked.start_ms,
-            end_ms=max(int(time.time() * 1000), asked.start_ms),
-            words=recipe.describe()
-            if len(self._sweep.space.trainers()) == 1
-            else f"{recipe.trainer} · {recipe.describe()}",
-            recipe=recipe.to_dict(),
-            params=recipe.flat(),
-            feasible=False,
-            reference=asked.reference,
-            versions=baseline.versions,
-            git_commit=git_commit(),
-            data_digest=baseline.data_digest,
-        )
+        base, baseline = self._base(asked), self._baseline(asked.recipe)
         error = future.exception()
         if error is not None:
             return replace(base, reason=reason(error))
@@ -278,59 +331,34 @@ class Driver:
             environment=outcome.environment,
         )
 
+    def _base(self, asked: PendingTrial) -> TrialRecord:
+        """What is recorded of every trial, whatever came of it."""
+        recipe, baseline = asked.recipe, self._baseline(asked.recipe)
+        alone = len(self._sweep.space.trainers()) == 1
+        return TrialRecord(
+            number=asked.number,
+            state="failed",
+            reason="unknown",
+            start_ms=asked.start_ms,
+            end_ms=max(int(time.time() * 1000), asked.start_ms),
+            words=recipe.describe() if alone else f"{recipe.trainer} · {recipe.describe()}",
+            recipe=recipe.to_dict(),
+            params=recipe.flat(),
+            feasible=False,
+            reference=asked.reference,
+            versions=baseline.versions,
+            git_commit=git_commit(),
+            data_digest=baseline.data_digest,
+        )
+
     def prepare(self) -> None:
         """Train (or find) every dense model that trials start from or learn from, and export the baselines."""
-        self._describe()
-        works = []
-        for index, spec in enumerate(_needed(self._config, self._sweep)):
-            name = f"{spec.trainer}/{spec.model}"
-            if name in self.baselines:
-                continue
-            kept = self._sweep.get(f"baseline {name}")
-            if kept is not None and (baseline := Baseline.restore(kept)) is not None:
-                self.baselines[name] = baseline
-                continue
-            folder = self._files / f"baseline-{spec.trainer}-{spec.model}"
-            folder.mkdir(parents=True, exist_ok=True)
-            args = (self._config, spec, folder, self._executor.threads)
-            works.append(Work(-1 - index, spec.trainer, objective.prepare, args))
-        for work in works:  # one after the other, each with all cores: the search waits for them
-            run_all(self._executor, [work], self._begin_baseline, self._end_baseline, self._tell_progress)
-
-    def _describe(self) -> None:
-        """Store with the sweep what its task is, asked of a worker once."""
-        if self._sweep.get("task") is None:
-            self._display.started(-1000, "task: model, data and metrics")
-            info = self._info or ask(self._config, self._executor)
-            self._display.finished(-1000)
-            self._sweep.put("task", info.to_dict())
-            for note in info.notes:
-                self._display.say(f"task: {note}")
-
-    def _begin_baseline(self, work: Work) -> None:
-        self._display.started(work.key, f"baseline {work.args[1].trainer}/{work.args[1].model}")
-
-    def _end_baseline(self, work: Work, future: Future[Any]) -> None:
-        self._display.finished(work.key)
-        name = f"{work.args[1].trainer}/{work.args[1].model}"
-        if error := future.exception():
-            raise SweepError(f"the dense baseline {name} could not be prepared: {reason(error)}") from error
-        baseline: Baseline = future.result()
-        if wrong := self._sweep.metrics.unusable(baseline.metrics, self._sweep.metrics.quality):
-            raise SweepError(f"the dense baseline {name}: {wrong}")
-        self._sweep.put(f"baseline {name}", baseline.to_dict())
-        self.baselines[name] = baseline
-        metrics = self._sweep.metrics
-        figures = [f"{own} {metrics[own].text(baseline.metrics[own])}" for own in metrics.quality]
-        figures += [f"{baseline.latency_ms:.4f} ms", f"{baseline.size_bytes / 1000:,.0f} kB"]
-        self._display.say(f"baseline {name}: {', '.join(figures)}")
+        self._dense.prepare(self._tell_progress)
+        study = self._config.study
+        if study.early_stopping.name != "none":
+            reference = reference_point(study, self._sweep.metrics, list(self.baselines.values()))
+            self._early = EarlyStopping(study, self._sweep.metrics, reference)
 
     def _tell_progress(self, event: Event) -> None:
         self._check()  # a record that cannot be written is said before more is trained
         self._display.progress(*event)
-
-
-def _needed(config: Config, sweep: Sweep) -> list[DenseSpec]:
-    names = [f"{t}/{m}" for t in sweep.space.trainers() for m in sweep.space.models()]
-    names += [teacher for teacher in sweep.space.teachers() if teacher != "baseline"]
-    return [config.study.dense_spec(*name.split("/")) for name in dict.fromkeys(names)]

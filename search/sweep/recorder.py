@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from search.study.config import Config, Study
-from search.study.metrics import Metrics
+from search.study.config import Config
 from search.sweep.confirmed import Confirmed
+from search.sweep.reference import reference_point
 from search.sweep.sweep import Sweep
 from search.tracking import writer
 from search.trial.provenance import git_commit
@@ -40,13 +40,21 @@ class Log:
             "objectives": config.study.objectives,
             "metrics": sweep.metrics,
         }
-        self._writer = None
-        if config.executor.name == "inline":
-            self._opened().start_sweep(sweep.name, **start)
-        else:
-            self._writer = writer.Writer(config.root, config.study.name, sweep.name, self._tensorboard, start)
+        self._start: dict[str, Any] | None = start
+        self._writer: writer.Writer | None = None
         for record in sweep.records():
             self.trial(record)
+
+    def begin(self) -> None:
+        """Open the record, if it is not open: MLflow takes seconds to import, which the first trials need not share."""
+        if self._start is None:
+            return
+        start, self._start = self._start, None
+        if self._config.executor.name == "inline":
+            self._opened().start_sweep(self._sweep.name, **start)
+        else:
+            root, study = self._config.root, self._config.study.name
+            self._writer = writer.Writer(root, study, self._sweep.name, self._tensorboard, start)
 
     @functools.cache  # noqa: B019 — one per sweep, kept as long as the process
     def _opened(self) -> Tracking:
@@ -56,6 +64,7 @@ class Log:
 
     def trial(self, record: TrialRecord) -> None:
         """Log one finished trial; a second time changes nothing."""
+        self.begin()
         if self._writer is not None:
             self._writer.log(record)
         else:
@@ -77,6 +86,7 @@ class Log:
         from search.front import publish
         from search.front.tables import listing
 
+        self.begin()
         self.close()
         tracking = self._opened()
         if task := self._sweep.get("task"):
@@ -117,26 +127,3 @@ class Log:
             return point
         own = zip(names, point, first["reference"], strict=True)
         return [now if name == "latency_ms" else was for name, now, was in own]
-
-
-def reference_point(study: Study, metrics: Metrics, baselines: Sequence[Baseline]) -> list[float]:
-    """The hypervolume's reference point, one value per objective: what nobody would deploy.
-
-    A tenth worse than the largest dense fp32 file in latency and size; in each of the task's metrics worse than the
-    best dense model by the `NAME_drop` that the study allows, or by the metric's tolerance if it sets no bound.
-    """
-    worst = {
-        "latency_ms": 1.1 * max(b.latency_ms for b in baselines),
-        "latency_ratio": 1.1,
-        "size_bytes": 1.1 * max(b.size_bytes for b in baselines),
-        "size_ratio": 1.1,
-        "compression_ratio": 0.9,
-    }
-    for metric in metrics.task:
-        allowed = [limit.bound for limit in study.limits if (limit.metric, limit.op) == (f"{metric.name}_drop", "<=")]
-        values = [b.metrics[metric.name] for b in baselines]
-        best = min(values) if metric.direction == "minimize" else max(values)
-        drop = min(allowed, default=metric.tolerated(best))
-        worst[metric.name] = best + drop if metric.direction == "minimize" else best - drop
-        worst[f"{metric.name}_drop"] = drop
-    return [worst.get(name, 0.0) for name in study.objectives]

@@ -20,7 +20,6 @@ from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
-from pydantic import ValidationError
 
 from search.errors import SettingsError, SweepError
 from search.sampling.known_costs import Costs, nothing_known
@@ -30,12 +29,14 @@ from search.storage.database import Hold
 from search.storage.rooted import absolute, relative
 from search.storage.single_writer import SingleWriter
 from search.study import config
+from search.study.agree import changed_settings
 from search.study.metrics import KEY, Metrics
 from search.trial.record import TrialRecord
-from trainers.recipe import Recipe, flatten
+from trainers.recipe import Recipe
 
 # Keys of the user attributes a trial carries.
 RECORD, REFERENCE, RESUMED, INTERRUPTED = "record", "reference", "resumed_from", "interrupted"
+ENDS = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ class Sweep:
             self.study.set_user_attr("settings", self._settings.model_dump(mode="json"))
             self.study.set_user_attr(KEY, self.metrics.to_json())
             self.study.set_metric_names(self._settings.objectives)  # as optuna-dashboard shows them
-        elif changed := [*_changed(stored, self._settings), *self._redefined()]:
+        elif changed := [*changed_settings(stored, self._settings), *self._redefined()]:
             raise SettingsError(
                 f"sweep {self.name} was started with other settings:\n" + "\n".join(changed) + "\n"
                 "Start a new sweep with fresh=true, or put the settings back to resume this one"
@@ -189,15 +190,17 @@ class Sweep:
         if self._database.get_trial(asked.trial._trial_id).state.is_finished():
             return  # by the attempt before this one, whose answer the server could not give
         with self._database.at_once():
-            if record.state == "complete":
-                for limit in self._limits:
-                    asked.trial.set_constraint(str(limit), limit.violation(record.metrics[limit.metric]))
+            violations = self.violations(record.metrics) if record.state == "complete" else record.violations
+            for limit, amount in violations.items():
+                asked.trial.set_constraint(limit, amount)
             asked.trial.set_user_attr(RECORD, json.dumps(relative(asdict(record), self._root), sort_keys=True))
             self._tell(asked.number, record)
 
     def _tell(self, number: int, record: TrialRecord) -> None:
         if record.state == "complete":
             self.study.tell(number, [record.metrics[name] for name in self._settings.objectives])
+        elif record.state == "stopped":
+            self.study.tell(number, state=TrialState.PRUNED)  # TPE ranks it below every trial that was trained
         else:
             self.study.tell(number, state=TrialState.FAIL)
 
@@ -213,7 +216,7 @@ class Sweep:
     def records(self) -> list[TrialRecord]:
         """Every finished trial, in order of number; interrupted ones are not finished."""
         with self._turn:
-            ended = self._hold.call(lambda: self._trials(TrialState.COMPLETE, TrialState.FAIL))
+            ended = self._hold.call(lambda: self._trials(*ENDS))
         finished = [t for t in ended if RECORD in t.user_attrs]
         for trial in finished:
             if trial.number not in self._records:  # what is finished never changes
@@ -287,22 +290,3 @@ def _quiet_optuna() -> None:
     """Optuna's log lines repeat what the progress display says."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-
-
-# Settings that may change between two calls of a sweep.
-_FREE = ("budget.", "confirm.", "description", "published", "task.folder")
-
-
-def _changed(stored: dict[str, Any], settings: config.Study) -> list[str]:
-    """What differs between a sweep's settings and these, of all that decides what a trial means; its budget may grow.
-
-    A field that was added since the sweep began had its default then.
-    """
-    with contextlib.suppress(ValidationError):
-        stored = config.Study.model_validate(stored).model_dump(mode="json")
-    old, new = flatten(stored), flatten(settings.model_dump(mode="json"))
-    return [
-        f"  {key}: was {old.get(key)!r}, now {new.get(key)!r}"
-        for key in sorted({*old, *new})
-        if old.get(key) != new.get(key) and not key.startswith(_FREE)
-    ]

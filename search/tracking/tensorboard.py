@@ -37,7 +37,7 @@ def _events(record: TrialRecord) -> Iterator[bytes]:
     yield _event(start, 0, _hparams("session_start_info", _part(3, begin + _real(5, start))))
     for name, value, step in record.figures():
         yield _event(end, step, _text(1, name) + _tag(2, _FLOAT) + struct.pack("<f", value))
-    status = _SUCCESS if record.state == "complete" else _FAILURE
+    status = _FAILURE if record.state == "failed" else _SUCCESS
     yield _event(end, 0, _hparams("session_end_info", _part(4, _whole(1, status) + _real(2, end))))
 
 

@@ -193,7 +193,7 @@ class Tracking:
             artifacts.log_artifact(str(file))
         if record.artifact is not None:
             artifacts.log_artifact(record.artifact)
-        status = "FINISHED" if record.state == "complete" else "FAILED"
+        status = {"complete": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}[record.state]
         self._client.set_terminated(logged.info.run_id, status, record.end_ms)
 
     def mark_front(self, sweep: str, front: Iterable[int], told: int) -> None:

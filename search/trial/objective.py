@@ -235,7 +235,12 @@ def _build(
 
 
 def _test(
-    config: Config, split: Path | None, artifacts: list[Artifact], baseline: Baseline, progress: Progress
+    config: Config,
+    split: Path | None,
+    artifacts: list[Artifact],
+    architectures: list[str],
+    baseline: Baseline,
+    progress: Progress,
 ) -> Judged:
     """The metrics of each file on the TEST split, opened by nothing else. `split`: its folder, which travels along."""
     runtime = config.study.runtime_of(baseline.spec.trainer)
@@ -251,16 +256,23 @@ def _measure_all(
     config: Config,
     split: Path | None,
     artifacts: list[Artifact],
+    architectures: list[str],
     baseline: Baseline,
     judged: Judged,
     progress: Progress,
 ) -> Judged:
-    """The same, and the latency of each file, all interleaved in one run."""
+    """The same, and the latency of each file, one of each architecture, all interleaved in one run."""
     progress("measure", 0.0)
     runtime = config.study.runtime_of(baseline.spec.trainer)
-    found = latency.measure_many(runtime, artifacts, baseline.artifact, latency_spec(config.study), baseline.examples)
+    first: dict[str, Artifact] = {}
+    for architecture, artifact in zip(architectures, artifacts, strict=True):
+        first.setdefault(architecture, artifact)
+    found = latency.measure_many(
+        runtime, list(first.values()), baseline.artifact, latency_spec(config.study), baseline.examples
+    )
     same_hardware(found[0].environment, baseline.environment)
-    return replace(judged, latencies=found)
+    by_architecture = dict(zip(first, found, strict=True))
+    return replace(judged, latencies=[by_architecture[architecture] for architecture in architectures])
 
 
 # (config, spec, folder, threads, progress) -> Baseline. Trains the dense model, or takes it from the cache, exports it
@@ -271,7 +283,7 @@ prepare = TrainThenMeasure(_train_and_export, _time)
 evaluate = TrainThenMeasure(_build, _measure)
 # (config, recipe, baseline, folder, known, progress) -> Outlined | None. What the recipe costs, without its training.
 outline = TrainThenMeasure(_outline, _price)
-# (config, split, artifacts, baseline, progress) -> Judged on the TEST split. Called once the search has ended.
+# (config, split, artifacts, architectures, baseline, progress) -> Judged on the TEST split, at the search's end.
 judge = TrainThenMeasure(_test, _measure_all)
 
 

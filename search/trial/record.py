@@ -15,7 +15,7 @@ from trainers.recipe import flatten
 if TYPE_CHECKING:  # it takes half a second, in every worker
     import pandas as pd
 
-STATES = ("complete", "failed")
+STATES = ("complete", "stopped", "failed")
 STATUSES = ("finished", "interrupted", "failed")
 
 
@@ -41,12 +41,13 @@ def colour(scheme: str, faint: bool = False) -> str:
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """One finished trial of a sweep.
+    """One finished trial of a sweep. `stopped`: by what was known or expected of it, before it was trained.
 
     `recipe`: nested, as Recipe.to_dict gives it; `params`: its dotted fields; `words`: the recipe as people say it.
-    `metrics`: name -> measured value, in base units; `NAME_low` and `NAME_high` are the ends of a metric's
-    interval. `violations`: constraint -> amount, kept where <= 0. `stages`: seconds each. `system`: what it took of the
-    machine, as `meter.metered` gives it. `curves`: one dict per epoch, in order. `artifact`: path of the exported file.
+    `metrics`: name -> measured value, in base units; `NAME_low` and `NAME_high` are the ends of a metric's interval; of
+    a stopped one `expected/NAME`. `violations`: constraint -> amount, kept where <= 0. `stages`: seconds each.
+    `system`: what it took of the machine, as `meter.metered` gives it. `curves`: one dict per epoch, in order.
+    `artifact`: path of the exported file.
     `reference`: name of the reference recipe, if it is one.
     `duplicate_of`: number of the trial whose result this one shares. `start_ms`, `end_ms`: since the epoch.
     """
@@ -76,8 +77,8 @@ class TrialRecord:
     def __post_init__(self) -> None:
         if self.state not in STATES:
             raise ValueError(f"record.state: {self.state!r} is not valid; choose from {', '.join(STATES)}")
-        if self.state == "failed" and not self.reason:
-            raise ValueError("record.reason: a failed trial needs the reason, in words")
+        if self.state != "complete" and not self.reason:
+            raise ValueError(f"record.reason: a {self.state} trial needs the reason, in words")
         if self.end_ms < self.start_ms:
             raise ValueError(f"record.end_ms: {self.end_ms} lies before start_ms, {self.start_ms}")
 
@@ -97,8 +98,8 @@ class TrialRecord:
     def title(self) -> str:
         """What its run is called: the recipe in words, the reference's name, and what is wrong with it."""
         name = f"{self.words or f'trial {self.number}'}{f' ({self.reference})' if self.reference else ''}"
-        marks = " [failed]" if self.state == "failed" else "" if self.feasible else " [infeasible]"
-        return name + marks + (" [not faster]" if self.not_faster else "")
+        wrong = self.state if self.state != "complete" else "" if self.feasible else "infeasible"
+        return name + (f" [{wrong}]" if wrong else "") + (" [not faster]" if self.not_faster else "")
 
     @property
     def not_faster(self) -> str:
