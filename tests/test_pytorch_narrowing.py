@@ -5,16 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
 import optuna
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from onnx import numpy_helper
 
 from search.study.parse import parse
 from tests.tiny_task import Regions
 from trainers.base import Compressed, Dense, DenseSpec, Job, capabilities, task_digest
+from trainers.bits import CHOICES, allocated
 from trainers.pytorch.saved import program_of, restore
 from trainers.pytorch.trainer import NETWORK, Trainer
-from trainers.recipe import FineTuning, Pruning, Recipe
+from trainers.recipe import FineTuning, Pruning, Quantization, Recipe
 
 torch.set_num_threads(1)
 
@@ -105,3 +110,42 @@ def test_a_study_searches_them() -> None:
     assert capabilities("tensorflow").problems(other) == [
         "pruning.importance: the tensorflow trainer has no 'taylor'; choose from magnitude"
     ]
+
+
+sizes = st.dictionaries(st.sampled_from("abcdef"), st.integers(1, 1000), min_size=1)
+
+
+@given(sizes, st.data(), st.floats(2, 32))
+def test_bits_are_within_the_budget_and_the_dearest_layer_keeps_most(
+    sizes: dict[str, int], data: st.DataObject, mean: float
+) -> None:
+    rises = {name: data.draw(st.floats(0.01, 10)) for name in sizes}
+    losses = {name: {bits: 1 + rise * (32 / bits - 1) for bits in CHOICES} for name, rise in rises.items()}
+    bits = allocated(sizes, losses, mean)
+    assert set(bits.values()) <= set(CHOICES)
+    assert sum(bits[name] * size for name, size in sizes.items()) <= mean * sum(sizes.values())
+    alike = [name for name in sizes if sizes[name] == sizes[min(sizes)]]
+    assert bits[max(alike, key=lambda name: rises[name])] >= bits[min(alike, key=lambda name: rises[name])]
+
+
+def test_each_layer_gets_bits_of_its_own(task: Regions, dense: Dense, tmp_path: Path) -> None:
+    files = {}
+    for mean in (3.0, 12.0):
+        folder = tmp_path / str(mean)
+        folder.mkdir()
+        scheme = Quantization("weights_mixed", bits=mean)
+        recipe = Recipe("patches", quantization=scheme, finetuning=FineTuning(qat_epochs=1, batch_size=40))
+        files[mean] = Trainer().compress(recipe, dense, None, Job(task, folder, "onnx", device="cpu"))
+    notes = {mean: next(n for n in made.notes if n.startswith("bits: ")) for mean, made in files.items()}
+    assert notes[3.0] != notes[12.0]
+    given = dict(each.rsplit(" ", 1) for each in notes[3.0].removeprefix("bits: ").split(", "))
+    assert {int(bits) for bits in given.values()} <= set(CHOICES)
+    distinct = {mean: _distinct(made.file) for mean, made in files.items()}
+    assert min(distinct[3.0]) <= 15
+    assert sum(distinct[3.0]) < sum(distinct[12.0])
+
+
+def _distinct(file: Path) -> list[int]:
+    """How many values each stored matrix or kernel has."""
+    stored = [numpy_helper.to_array(each) for each in onnx.load(file).graph.initializer]
+    return [len(np.unique(array)) for array in stored if array.ndim > 1 and array.dtype == np.float32]

@@ -15,7 +15,7 @@ GRANULARITIES = ("none", "unstructured", "block", "n_m", "channel")
 SCHEDULES = ("one_shot", "gradual")
 SCHEMES = (
     *("none", "float16", "dynamic_int8", "static_int8", "qat_int8", "qat_int4"),
-    *("weights_int2", "weights_int3", "weights_int4"),
+    *("weights_int2", "weights_int3", "weights_int4", "weights_mixed"),
     *("weight_only_int8", "weight_only_int4"),
 )
 PLACED = ("static_int8", "qat_int8")  # schemes of which some layers may stay float
@@ -40,6 +40,7 @@ _SCHEMES = {
     "weights_int2": "2-bit weights",
     "weights_int3": "3-bit weights",
     "weights_int4": "4-bit weights",
+    "weights_mixed": "mixed weights",
     "weight_only_int8": "int8 weights",
     "weight_only_int4": "int4 weights",
 }
@@ -117,19 +118,23 @@ class Quantization:
     """`scheme`: what weights and activations become; `clusters`: distinct values per weight tensor (0 = off).
 
     `weights_intN`: weights on one grid for each tensor, 2^N - 1 values, and biases on a finer one; activations float.
-    `weight_only_intN`: weights as integers with a scale for each output channel (8 bits) or 32 weights (4), after
-    training; arithmetic is float. `max_drop`: the share of answers that may change against the float model by
-    static_int8 or qat_int8 before training; the layers that cost most stay float until it holds.
+    `weights_mixed`: the same with 2, 3, 4 or 8 bits or floats, layer by layer where they cost the least loss, so that a
+    weight takes `bits` on average. `weight_only_intN`: weights as integers with a scale for each output channel (8
+    bits) or 32 weights (4), after training; arithmetic is float. `max_drop`: the share of answers that may change
+    against the float model by static_int8 or qat_int8 before training; the layers that cost most stay float until it
+    holds.
     """
 
     scheme: str = about("none", "number format; qat_, weights_ trained with it, the others after training")
     clusters: int = about(0, "distinct values per weight tensor, which makes the file smaller; 0: off")
+    bits: float = about(4.0, "mean bits of a weight, of weights_mixed: 2 to 32", later=True)
     max_drop: float = about(0.0, "share of answers that integers may change; 0: all layers are integer", later=True)
 
     def __post_init__(self) -> None:
         choice("quantization.scheme", self.scheme, SCHEMES)
         choice("quantization.clusters", self.clusters, CLUSTERS)
         _bound("quantization.max_drop", self.max_drop, 0.0, 1.0)
+        _bound("quantization.bits", self.bits, 2.0, 32.0)
 
     @property
     def trained(self) -> bool:
@@ -256,6 +261,8 @@ class Recipe:
         quantization, qat = self.quantization, self.quantization.trained
         if quantization.scheme not in PLACED:
             quantization = replace(quantization, max_drop=0.0)
+        if quantization.scheme != "weights_mixed":
+            quantization = replace(quantization, bits=Quantization().bits)
         if distillation.kind == "none" or not (self.pruning.granularity != "none" or qat or tuning.epochs):
             distillation = Distillation()
         elif distillation.kind == "hard":

@@ -22,6 +22,9 @@ BITS = {
     "qat_int8": 8,
     "qat_int4": 4,
     "weights_int4": 4,
+    "weights_mixed": 4,
+    "weight_only_int8": 8,
+    "weight_only_int4": 4,
     "weights_int3": 3,
     "weights_int2": 2,
 }
@@ -47,7 +50,8 @@ def features_of_canonical(recipe: Recipe) -> dict[str, float | str]:
         width, kept = kept, kept**2
     elif pruning.channels:
         width = 1.0 - pruning.channels
-    bits = float(BITS.get(recipe.quantization.scheme, 8))
+    mixed = recipe.quantization.scheme == "weights_mixed"
+    bits = recipe.quantization.bits if mixed else float(BITS.get(recipe.quantization.scheme, 8))
     if recipe.quantization.clusters:
         bits = min(bits, math.log2(recipe.quantization.clusters))
     found: dict[str, float | str] = {"density": math.log2(max(kept, 1e-4)), "width": width, "bits": math.log2(bits)}

@@ -99,6 +99,7 @@ ACTIVE: dict[str, Callable[[Values], bool]] = {
     "pruning.allocation": _channel,
     "pruning.importance": _channel,
     "pruning.recovery": lambda v: _channel(v) and v["pruning.schedule"] == "one_shot",
+    "quantization.bits": lambda v: v["quantization.scheme"] == "weights_mixed",
     "quantization.max_drop": lambda v: v["quantization.scheme"] in PLACED,
     "distillation.temperature": lambda v: v["distillation.kind"] == "soft",
     "distillation.alpha": lambda v: v["distillation.kind"] != "none",

@@ -12,7 +12,8 @@ CAPABILITIES = Capabilities(
     granularities=("none", "unstructured", "n_m", "channel"),
     schemes=(
         *("none", "float16", "dynamic_int8", "static_int8", "qat_int8", "qat_int4"),
-        *("weights_int2", "weights_int3", "weights_int4", "weight_only_int8", "weight_only_int4"),
+        *("weights_int2", "weights_int3", "weights_int4", "weights_mixed"),
+        *("weight_only_int8", "weight_only_int4"),
     ),
     clusters=(0, 8, 16, 32),
     formats=("onnx", "pt2"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -29,6 +29,7 @@ class Narrowing:
 
     def __init__(self, recipe: Recipe, program: TorchProgram, course: Course, model: nn.Module) -> None:
         self.recipe, self.pruning, self.course, self.model = recipe, recipe.pruning, course, model
+        self._program = program
         self._loss = TrainingLoss(program, course.info.outputs)
         self._ports = course.info.inputs, course.info.outputs
         keep = program.keep(model)
@@ -42,8 +43,7 @@ class Narrowing:
         )  # fmt: skip
 
     def _batches(self) -> Iterator[DeviceBatch]:
-        rows = samples.representative(self.course.job.task.data("train"), JUDGED_ROWS)
-        return iter(self.course.train.batches(list(torch.from_numpy(rows).split(AT_ONCE)), self.course.job))
+        return _batches(self.course)
 
     def _loss_of(self, model: nn.Module, batch: DeviceBatch) -> torch.Tensor:
         return self._loss(outputs_of(model, batch.inputs, *self._ports), batch)
@@ -71,16 +71,11 @@ class Narrowing:
         }
 
         def measure() -> dict[str, dict[str, float]]:
-            found = sensitivity(self._channels(keep), self._mean_loss)
+            found = sensitivity(self._channels(keep), mean_loss(self._program, self.course))
             return {unit: {str(width): loss for width, loss in each.items()} for unit, each in found.items()}
 
         kept = remembered(self.course.job.decisions, key, measure)
         return {unit: {int(width): loss for width, loss in each.items()} for unit, each in kept.items()}
-
-    def _mean_loss(self, model: nn.Module) -> float:
-        with torch.no_grad(), evaluating(model):
-            losses = [float(self._loss_of(model, batch)) for batch in self._batches()]
-        return sum(losses) / len(losses)
 
     def recover(self, dense: nn.Module) -> None:
         """Narrow at once and fit what is left to what the dense network says; nothing without `recovery`."""
@@ -91,6 +86,26 @@ class Narrowing:
         batches = self.course.samples(FITTED_ROWS, AT_ONCE)
         fitted = fit(self.model, dense.eval(), batches, self.channels.network.kept)
         self.course.note(f"recovery by {self.pruning.recovery.replace('_', ' ')}: {fitted} layers fitted")
+
+
+def mean_loss(program: TorchProgram, course: Course) -> Callable[[nn.Module], float]:
+    """What judges a whole network: its loss in evaluation mode, the mean over some training samples."""
+    loss = TrainingLoss(program, course.info.outputs)
+
+    def judge(model: nn.Module) -> float:
+        with torch.no_grad(), evaluating(model):
+            losses = [
+                float(loss(outputs_of(model, batch.inputs, course.info.inputs, course.info.outputs), batch))
+                for batch in _batches(course)
+            ]
+        return sum(losses) / len(losses)
+
+    return judge
+
+
+def _batches(course: Course) -> Iterator[DeviceBatch]:
+    rows = samples.representative(course.job.task.data("train"), JUDGED_ROWS)
+    return iter(course.train.batches(list(torch.from_numpy(rows).split(AT_ONCE)), course.job))
 
 
 @contextmanager

@@ -15,9 +15,10 @@ from torch import fx, nn
 from tasks.base import digest_of
 from trainers import base
 from trainers.base import CACHED_BYTES, COMPARED_BYTES, COMPARED_ROWS, Compressed, Dense, DenseSpec, Job, Teacher
+from trainers.bits import FLOAT, allocated
 from trainers.onnx.place import not_slower
 from trainers.onnx.weights import FILE_SCHEMES, weight_only_int8
-from trainers.pytorch import clusters, models, quantize, saved
+from trainers.pytorch import clusters, grid, models, quantize, saved
 from trainers.pytorch.channels import ChannelPruning
 from trainers.pytorch.copies import lectures, with_copies
 from trainers.pytorch.course import Course, open_course
@@ -25,13 +26,14 @@ from trainers.pytorch.device import device_of
 from trainers.pytorch.distill import TrainingLoss, lecture_of
 from trainers.pytorch.export import export
 from trainers.pytorch.masks import HeldMasks, MaskedPruning, Masks, coverage, maskable, sparsity
-from trainers.pytorch.narrowing import Narrowing
+from trainers.pytorch.mixed import levels_of, losses_by_bits
+from trainers.pytorch.narrowing import Narrowing, mean_loss
 from trainers.pytorch.place import placed
 from trainers.pytorch.program import TorchProgram
 from trainers.pytorch.recover import reestimate
 from trainers.pytorch.sparse import ScoredPruning
 from trainers.pytorch.train import Constraint, Plan, fit
-from trainers.pytorch.weights_only import settle, shrink
+from trainers.pytorch.weights_only import parameters_of, settle, shrink
 from trainers.recipe import PLACED, Pruning, Recipe, RecipeError
 from trainers.stages import numbered, timed
 
@@ -278,7 +280,10 @@ def _quantize(trial: _Trial) -> None:
     if scheme.startswith("weights_"):
         trial.model.train()
         settle(
-            trial.model, scheme, trial.masks, lambda held: trial.fit("qat", tuning.qat_epochs, tuning.qat_rate, held)
+            trial.model,
+            _levels(trial, scheme),
+            trial.masks,
+            lambda held: trial.fit("qat", tuning.qat_epochs, tuning.qat_rate, held),
         )
         trial.model.eval()
         return
@@ -301,6 +306,19 @@ def _quantize(trial: _Trial) -> None:
         held = HeldMasks(trial.model, trial.masks)
         trial.fit("qat", tuning.qat_epochs, tuning.qat_rate, held)
         quantize.freeze(trial.model, calibration[0])
+
+
+def _levels(trial: _Trial, scheme: str) -> int | dict[str, int]:
+    """The largest integer of the weights' grids, of each its own for weights_mixed."""
+    if scheme != "weights_mixed":
+        return grid.LEVELS[scheme]
+    with trial.stage("judge"):
+        weights = [name for name in parameters_of(trial.model) if trial.model.get_parameter(name).dim() > 1]
+        losses = losses_by_bits(trial.model, weights, mean_loss(trial.program, trial.course))
+    sizes = {name: trial.model.get_parameter(name).numel() for name in weights}
+    bits = allocated(sizes, losses, trial.recipe.quantization.bits)
+    trial.course.note(f"bits: {', '.join(f'{name} {each}' for name, each in bits.items())}")
+    return {name: levels_of(each) for name, each in bits.items() if each != FLOAT}
 
 
 def _write(trial: _Trial, file: Path, versions: dict[str, str]) -> dict[str, torch.Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import onnx
@@ -26,13 +26,20 @@ def parameters_of(model: nn.Module) -> list[str]:
     return found
 
 
-def settle(model: nn.Module, scheme: str, masks: Masks, fit: Callable[[HeldMasks], None]) -> None:
+def settle(model: nn.Module, levels: int | Mapping[str, int], masks: Masks, fit: Callable[[HeldMasks], None]) -> None:
     """Put weights and biases on grids, train with `fit` under the masks, and leave the values on the grids in `model`.
 
-    `masks`: by parameter name. A weight that rounds to zero stays so in the file.
+    `levels`: the largest integer of every grid, or of each weight's own, by name; a weight that has none stays float,
+    and its bias too. `masks`: by parameter name. A weight that rounds to zero stays so in the file.
     """
-    names = parameters_of(model)
-    grids = grid.attach(model, grid.LEVELS[scheme], names)
+    names, grids = list[str](), dict[str, grid.Grid]()
+    for name in parameters_of(model):
+        owner, _, attribute = name.rpartition(".")
+        weight = f"{owner}.{attribute.replace('bias', 'weight')}"
+        own = levels if isinstance(levels, int) else levels.get(weight, 0)
+        if own:
+            names.append(name)
+            grids |= grid.attach(model, own, [name])
     try:
         fit(HeldMasks(model, {inner(name) if name in grids else name: mask for name, mask in masks.items()}))
     finally:
