@@ -31,6 +31,7 @@ from serving.protocol import BINARY, HEADER, JSON
 from serving.reduce import TooLargeError
 from serving.service import NotReadyError, PinnedError, Service
 
+READING_BYTES = 256 * 1024 * 1024  # of bodies that are not complete yet; above it a request is turned away
 COMPRESS_ASIDE = 64 * 1024  # bytes; a larger answer is compressed in a thread
 VERSION = b"pare-version"
 PINNED_BY = "pare-version"
@@ -80,6 +81,7 @@ class Server:
     ) -> None:
         self.service, self.name, self.limit, self.token = service, name, limit, token
         self._log, self._state, self._admin = log, state, admin
+        self._reading = 0
         self._infer_path = f"/v2/models/{name}/infer"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -214,14 +216,7 @@ class Server:
         message = await receive()
         body = message.get("body", b"")
         if message.get("more_body"):
-            chunks, size = [body], len(body)
-            while message.get("more_body"):
-                message = await receive()
-                chunks.append(message.get("body", b""))
-                size += len(chunks[-1])
-                if size > self.limit:
-                    raise HttpError(413, f"body: it is larger than {self.limit:,} bytes")
-            body = b"".join(chunks)
+            body, message = await self._rest(body, receive)
         if message["type"] == "http.disconnect":
             raise HttpError(400, "body: the client went before it had sent all")
         how = headers.get("content-encoding", "").strip().lower()
@@ -230,6 +225,24 @@ class Server:
         if how not in ("gzip", "deflate", "zstd"):
             raise HttpError(415, f"content-encoding: {how[:20]!r} is not known; send gzip, deflate or zstd")
         return reduce.decompressed(body, how, self.limit)
+
+    async def _rest(self, body: bytes, receive: Receive) -> tuple[bytes, Mapping[str, Any]]:
+        """(all of a body that comes in pieces, the last message); what all such bodies hold together is bounded."""
+        chunks, size = [body], 0
+        try:
+            while True:
+                size += len(chunks[-1])
+                self._reading += len(chunks[-1])
+                if size > self.limit:
+                    raise HttpError(413, f"body: it is larger than {self.limit:,} bytes")
+                if self._reading > READING_BYTES and size < self._reading:
+                    raise BusyError(f"{self._reading:,} bytes of other requests are being read; try again in a moment")
+                message = await receive()
+                chunks.append(message.get("body", b""))
+                if not message.get("more_body"):
+                    return b"".join(chunks), message
+        finally:
+            self._reading -= size
 
     async def _send(self, answer: Answer, headers: Mapping[str, str], head: bool, send: Send) -> int:
         body = answer.body

@@ -27,6 +27,7 @@ from PIL import Image
 
 from serving import listen, metrics, package
 from serving import model as models
+from serving import server as servers
 from serving.access_log import AccessLog
 from serving.listen import Listener, bound
 from serving.package import Package, PackageError
@@ -242,6 +243,23 @@ def test_a_slow_client_is_told_and_sent_away(served: Served, monkeypatch: pytest
             assert b"408" in raw.recv(1000)
             assert raw.recv(1000) == b""
     assert served.infer(inputs(1)).shape == (1, 10)
+
+
+def test_bodies_that_trickle_in_are_bounded_together(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(servers, "READING_BYTES", 300_000)
+    head = b"POST /predict HTTP/1.1\r\nConnection: close\r\nContent-Length: 250000\r\n\r\n"
+    with (
+        closing(socket.create_connection(("127.0.0.1", served.port), timeout=20)) as first,
+        closing(socket.create_connection(("127.0.0.1", served.port), timeout=20)) as second,
+    ):
+        first.sendall(head + b"x" * 200_000)
+        while served.server._reading < 200_000:
+            time.sleep(0.01)
+        second.sendall(head + b"x" * 200_000)
+        assert second.recv(30).startswith(b"HTTP/1.1 503")
+        first.sendall(b"x" * 50_000)
+        assert first.recv(30).startswith(b"HTTP/1.1 400")  # all of it was read, and is no image
+    assert served.server._reading == 0
 
 
 def test_a_thousand_connections_one_after_the_other(served: Served) -> None:
