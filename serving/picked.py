@@ -28,6 +28,7 @@ from serving.settings import Settings
 from tasks.base import TaskInfo
 
 SERVED = (".onnx", ".tflite")
+PORT = 8100  # in serve.yaml: 8000 is Ray Serve's own proxy's
 _TYPES = {"float16": "FP16", "float32": "FP32", "float64": "FP64", "bool": "BOOL"}
 _QUEUE_US = 100  # that Triton lets a request wait for others at least
 
@@ -77,7 +78,7 @@ def manifest(about: About, folder: Path, tracking_uri: str, alias: str) -> str:
     """serve.yaml: the application and its arguments; the folder where only this machine reaches the registry."""
     reached = tracking_uri.startswith("http")
     source = {"tracking_uri": tracking_uri, "alias": alias} if reached else {"model": str(folder.absolute())}
-    args = Settings(name=about.name, watch=True, **source).to_dict()  # type: ignore[arg-type]
+    args = Settings(name=about.name, watch=True, port=PORT, **source).to_dict()  # type: ignore[arg-type]
     said = {
         "applications": [
             {

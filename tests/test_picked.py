@@ -77,6 +77,7 @@ def test_ray_serve_reads_the_manifest_and_its_arguments_are_the_applications(uri
     ).applications
     assert application.import_path == "serving.deployment:app"
     settings = Settings.from_dict(application.args["args"])
+    assert settings.port != ServeDeploySchema(applications=[]).http_options.port  # of Ray Serve's proxy
     if uri.startswith("http"):
         assert (settings.tracking_uri, settings.alias, settings.model) == (uri, "picked", "")
     else:  # a record on this machine's disk is nothing that a cluster reaches
@@ -93,4 +94,5 @@ def test_the_manifest_for_kuberay_holds_the_same_application() -> None:
     assert application.import_path == "serving.deployment:app"
     settings = Settings.from_dict(application.args["args"])
     assert settings.watch
+    assert settings.port != ServeDeploySchema(applications=[]).http_options.port
     assert settings.open_to_others  # each node's own address: the secret holds its token
