@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import signal
 import sys
 from collections.abc import Sequence
@@ -85,6 +86,8 @@ def arguments(words: Sequence[str]) -> tuple[str, dict[str, str]]:
             valid = False
         if not valid:
             raise UsageError(f"{name}: {asked[name]!r} is not valid; write a number of at least {int(kind is int)}")
+    if asked["address"] not in ("local", "auto") and not re.fullmatch(r"(ray://)?[^\s/]+:\d{1,5}", asked["address"]):
+        raise UsageError(f"address: {asked['address']!r} is not valid; write local, auto, or HOST:PORT of Ray's head")
     if int(asked["port"]) > 65535:
         raise UsageError(f"port: {asked['port']!r} is not valid; write a number from 1 to 65535")
     if asked["replicas"] != "auto" and not (asked["replicas"].isdecimal() and int(asked["replicas"]) > 0):
@@ -142,6 +145,9 @@ def _serve(asked: dict[str, str]) -> int:
     token = os.environ.get(_TOKEN, "")
     if wanted.open_to_others and not token:
         raise RefusedError(f"host: {wanted.host} is open to others; set {_TOKEN} to a secret that requests must carry")
+    record = store_uri(root).removeprefix("sqlite:///")
+    if not asked["model"] and record.startswith("/") and not Path(record).exists():
+        raise RefusedError(f"root: {root} holds no record; run and pick the study first, or name its root=...")
     try:
         found = source.of(wanted)
         package = found.read(found.newest())  # a mistake is told before Ray is started

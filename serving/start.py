@@ -106,7 +106,7 @@ def _end(ray: Any, serve: Any, name: str, own: Path | None) -> None:
 
 def _join(ray: Any, address: str, own: Path | None, settings: Settings) -> None:
     if own is None:
-        connection.probe(address)
+        connection.probe(address, "address")
     where: dict[str, Any] = {"namespace": "serve", "logging_level": logging.ERROR, "log_to_driver": False}
     cpus = max(1.0, settings.replicas) * settings.num_cpus + settings.parts * settings.num_cpus + 2
     mine = {"num_cpus": int(cpus), "include_dashboard": False, "_temp_dir": str(own)}

@@ -129,8 +129,8 @@ def short() -> str | None:
     return "/tmp" if os.path.isdir("/tmp") else None
 
 
-def probe(address: str) -> None:
-    """Raise SweepError unless something answers: Ray itself would try for a minute and more."""
+def probe(address: str, field: str = "executor.address") -> None:
+    """Raise SweepError unless something answers: Ray itself would try for a minute and more. `field`: who named it."""
     if address == "auto":
         from ray._private.services import canonicalize_bootstrap_address
 
@@ -138,15 +138,15 @@ def probe(address: str) -> None:
             address = str(canonicalize_bootstrap_address("auto"))
         except ConnectionError:
             raise SweepError(
-                "executor.address: this host belongs to no running Ray cluster; start one with `ray start --head`, "
-                "name one with executor.address=HOST:PORT, or write executor.address=local"
+                f"{field}: this host belongs to no running Ray cluster; start one with `ray start --head`, name one "
+                f"with {field}=HOST:PORT, or write {field}=local"
             ) from None
     host, _, port = address.removeprefix("ray://").rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), ANSWER_S).close()
     except OSError as error:
         raise SweepError(
-            f"executor.address: nothing answers at {address} ({error.strerror or error}); check that the cluster's "
+            f"{field}: nothing answers at {address} ({error.strerror or error}); check that the cluster's "
             "head runs and that a firewall lets its port through"
         ) from None
 
