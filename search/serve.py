@@ -10,10 +10,13 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from search.command import ROOT, STUDY, RefusedError, Setting, Usage, UsageError, command
 from search.tracking.uri import store_uri
+
+if TYPE_CHECKING:
+    from serving.settings import Settings
 
 _WHAT = ("update", "rollback", "status")
 _TOKEN = "PARE_SERVE_TOKEN"
@@ -121,14 +124,11 @@ def _tell(what: str, asked: dict[str, str]) -> int:
     return 0
 
 
-def _serve(asked: dict[str, str]) -> int:
-    from serving import pieces, source, start
-    from serving.package import PackageError
-    from serving.partition import PartitionError
+def _settings(asked: dict[str, str], root: Path) -> Settings:
+    """What the application is told; raises RefusedError where others could reach it without a token."""
     from serving.settings import Settings
 
     numbers: dict[str, Any] = {name: kind(asked[name]) for name, kind in _NUMBERS.items() if asked[name]}
-    root = Path(asked["root"]).absolute()
     name = asked["study"] or _name_of(Path(asked["model"]))
     wanted = Settings(
         name=name,
@@ -142,26 +142,41 @@ def _serve(asked: dict[str, str]) -> int:
         log=str(root / "logs" / f"serve-{name}"),
         **numbers,
     )
-    token = os.environ.get(_TOKEN, "")
-    if wanted.open_to_others and not token:
+    if wanted.open_to_others and not os.environ.get(_TOKEN):
         raise RefusedError(f"host: {wanted.host} is open to others; set {_TOKEN} to a secret that requests must carry")
+    return wanted
+
+
+def _tried(wanted: Settings, root: Path) -> str:
+    """The version that will be served, read and cut: a mistake is told before Ray is started. Raises RefusedError."""
+    from serving import pieces, source
+    from serving.package import PackageError
+    from serving.partition import PartitionError
+
     record = store_uri(root).removeprefix("sqlite:///")
-    if not asked["model"] and record.startswith("/") and not Path(record).exists():
+    if not wanted.model and record.startswith("/") and not Path(record).exists():
         raise RefusedError(f"root: {root} holds no record; run and pick the study first, or name its root=...")
     try:
         found = source.of(wanted)
-        package = found.read(found.newest())  # a mistake is told before Ray is started
+        package = found.read(found.newest())
         if (parts := pieces.count(wanted)) > 1:
             pieces.cut(package, wanted, parts)
     except (PackageError, PartitionError) as problem:
         raise RefusedError(str(problem)) from None
+    return package.about.label
+
+
+def _serve(asked: dict[str, str]) -> int:
+    from serving import start
+
+    root, token, where = Path(asked["root"]).absolute(), os.environ.get(_TOKEN, ""), asked["address"]
+    wanted = _settings(asked, root)
+    name, version = wanted.name, _tried(wanted, root)
     start.free(wanted.host, wanted.port)
     signal.signal(signal.SIGTERM, start.ended)
-    print(
-        f"starting {name}, version {package.about.label}, on Ray ({asked['address']}), about 15 seconds ...", flush=True
-    )
+    print(f"starting {name}, version {version}, on Ray ({where}), about 15 seconds ...", flush=True)
     try:
-        with start.started(wanted, asked["address"]) as url:
+        with start.started(wanted, where) as url:
             status = start.ask(url, "/status", token=token)
             plans = sorted({each["plan"] for each in status["replicas"].values() if each["plan"]})
             print(f"{name} answers on {url}  (POST {url}/v2/models/{name}/infer, or open the address)")
