@@ -45,6 +45,7 @@ SAMPLERS = {
     "gp": ("gp", False),
     "ehvi": ("ehvi", False),
     "ehvi known": ("ehvi", True),
+    "auto": ("auto", False),
     "auto known": ("auto", True),
 }
 
@@ -156,7 +157,8 @@ def main() -> None:
     where = said.get("surface", "planted")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.filterwarnings("ignore")
-    study = planted.config(Path("unused"), trials, 1, "mnist_size" if where == "size" else "mnist_prune").study
+    named = ("mnist_size", {"objectives": ["accuracy", "size_bytes"]}) if where == "size" else ("mnist_prune", {})
+    study = planted.config(Path("unused"), trials, 1, named[0], **named[1]).study
     surface: Surface = Recorded(Path(said.get("file", RECORDED))) if where == "recorded" else smooth
     dense = surface.dense if isinstance(surface, Recorded) else planted.DENSE
     reference = reference_point(study, dense)

@@ -1,7 +1,9 @@
 """The public names of `pare.sampling` as their documentation uses them."""
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 
@@ -27,3 +29,10 @@ def test_every_public_name_is_documented_and_nothing_heavy_is_loaded() -> None:
     code += "print(sorted({'torch', 'tensorflow', 'mlflow', 'optuna', 'sklearn', 'scipy'} & set(sys.modules)))"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert said.stdout.strip() == "[]"
+
+
+def test_the_example_of_the_page_runs() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "sampling.md").read_text()
+    names: dict = {}
+    exec(re.findall(r"```python\n(.*?)```", page, re.DOTALL)[0], names)
+    assert names["accuracy"].shape == (1,)

@@ -95,10 +95,12 @@ class Sampler(Section):
     name: Literal["auto", "ehvi", "tpe", "tpe_grouped", "gp", "nsga2", "random"] = about(
         "auto: ehvi, then tpe_grouped; ehvi: expected hypervolume gain, costs known, quality modelled; tpe: tree of "
         "Parzen estimators, each parameter for itself; tpe_grouped: together; gp: Optuna's; nsga2: genetic; random",
-        "tpe",
+        "auto",
     )
-    model_trials: Positive = about("auto: finished trials after which tpe_grouped takes over from ehvi", 60)
-    startup_trials: Positive = about("random trials before the sampler's model is used; references count", 10)
+    model_trials: Positive = about("auto: finished trials after which tpe_grouped takes over from ehvi", 50)
+    startup_trials: Positive = about(
+        "random trials before the model of tpe, tpe_grouped or gp is used; references count", 10
+    )
 
 
 class EarlyStopping(Section):
