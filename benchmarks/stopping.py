@@ -1,6 +1,6 @@
 """What stopping saves and what it loses, on recorded trials in many orders: share of training time and of hypervolume.
 
-    python -m benchmarks.stopping [file=benchmarks/recorded_mnist_size.json] [trials=40] [orders=20] [syne=FOLDER]
+    python -m benchmarks.stopping [file=benchmarks/recorded_mnist_prune.json] [trials=40] [orders=20] [syne=FOLDER]
 
 The trials are those of `benchmarks.record`, each with its accuracy, size and CPU time for the whole schedule and for a
 complete one over a quarter epoch; without a file random ones of the planted surface, with times and quarter epochs as
