@@ -15,6 +15,7 @@ make dashboard                              look at the studies in Optuna's dash
 make schedule                               start the sweeps of experiments/schedule when they are due
 make test [args="-k data"]                  run the tests
 make test-cluster                           the slow ones: real clusters, servers and kills, ten minutes or more
+make pictures                               the README's pictures, of the recorded study mnist_prune
 make check                                  format, lint and types
 make clean-cache                            remove cached data, dense baselines and teacher logits
 
@@ -27,7 +28,7 @@ Studies
 endef
 export HELP
 
-.PHONY: help run ui dashboard schedule test test-cluster check clean-cache gone
+.PHONY: help run ui dashboard schedule pictures test test-cluster check clean-cache gone
 .DEFAULT_GOAL := help
 
 help:
@@ -45,6 +46,9 @@ dashboard: .venv/.dev
 
 schedule: .venv/.run
 	@.venv/bin/python -m search.schedule run $(overrides) $(args)
+
+pictures: .venv/.dev
+	@.venv/bin/python -m benchmarks.pictures $(args)
 
 test: .venv/.dev
 	@.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0 $(args)

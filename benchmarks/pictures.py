@@ -1,0 +1,63 @@
+"""The README's pictures, made again of what is recorded: `make pictures` (needs Chromium and two sweeps of the study).
+
+docs/front.png is the newest front as the report draws it; docs/ui_front.png and docs/ui_compare.png are MLflow's pages
+of it as `python -m search.ui` serves them.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from search import ui
+from search.command import ROOT, STUDY, Setting, Usage, command
+from search.front.publish import write
+from search.front.summary import read
+from search.tracking.uri import TrackingError
+
+HELP = Usage(
+    "benchmarks.pictures",
+    "The README's pictures, made again of a recorded study.",
+    "[SETTING=VALUE ...]",
+    {"Settings": (STUDY, ROOT, Setting("out", "the folder they are written to", "docs", "FOLDER"))},
+    (("study=mnist_prune", "docs/front.png, docs/ui_front.png, docs/ui_compare.png"),),
+)
+_WIDE: Any = {"width": 1600, "height": 1000}
+_PATIENCE = 120_000  # ms
+
+
+def make(root: Path, study: str, out: Path) -> None:
+    """All three; raises TrackingError when nothing is recorded or there is no Chromium."""
+    summary = read(root, study)
+    shutil.copyfile(write(root, summary).picture, out / "front.png")
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if browser is None:
+        raise TrackingError("pictures: no Chromium on this machine: apt install chromium")
+    links, port = ui.preset(root)[study], ui.free_port(None)
+    from playwright.sync_api import sync_playwright
+
+    with ui.serving(root, port), sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=browser, args=["--no-sandbox", "--disable-gpu"])
+        page: Any = opened.new_page(viewport=_WIDE)
+        page.set_default_timeout(_PATIENCE)
+        page.goto(f"http://{ui.HOST}:{port}/{links['']}")
+        page.locator(".scatterlayer path.point").first.wait_for()
+        page.screenshot(path=out / "ui_front.png")
+        page.goto(f"http://{ui.HOST}:{port}/{links[f'sweep {summary.sweep}']}")
+        shown = page.locator("img[src*='front_small.png']")
+        shown.wait_for()
+        page.wait_for_function("image => image.naturalWidth > 500", arg=shown.element_handle())
+        page.screenshot(path=out / "ui_compare.png")
+        opened.close()
+
+
+def _carry_out(words: list[str]) -> int:
+    asked = HELP.read(words)
+    make(Path(asked["root"]), asked["study"] or "mnist_prune", Path(asked["out"]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(command("benchmarks.pictures", HELP, None, _carry_out))
