@@ -46,6 +46,7 @@ def make(root: Path, study: str, out: Path) -> None:
         page.locator(".scatterlayer path.point").first.wait_for()
         page.screenshot(path=out / "ui_front.png")
         page.goto(f"http://{ui.HOST}:{port}/{links[f'sweep {summary.sweep}']}")
+        page.get_by_text("Show more").first.click()
         shown = page.locator("img[src*='front_small.png']")
         shown.wait_for()
         page.wait_for_function("image => image.naturalWidth > 500", arg=shown.element_handle())
