@@ -111,6 +111,14 @@ def test_nothing_is_predicted_from_few_trials_nor_by_a_share_of_zero() -> None:
     assert early(early_stopping={"name": "gain", "share": 0}).verdict(recipe(0.5), beaten, trained()) is None
 
 
+def test_with_a_chance_set_what_may_be_on_the_front_is_trained_however_little_it_adds() -> None:
+    records, little = trained(), {"name": "gain", "share": 0.9}
+    beaten = CHEAP | {"latency_ms": 0.0999, "latency_ms_low": 0.099, "latency_ms_high": 0.1001, "size_bytes": 1.09e5}
+    assert early(early_stopping=little).verdict(recipe(0.5), CHEAP, records) is not None
+    assert early(early_stopping=little | {"chance": 0.1}).verdict(recipe(0.5), CHEAP, records) is None
+    assert early(early_stopping=little | {"chance": 0.1}).verdict(recipe(0.5), beaten, records) is not None
+
+
 def test_a_misspelt_way_of_stopping_is_answered_with_the_valid_ones() -> None:
     with pytest.raises(
         ConfigError, match=r"early_stopping\.name: 'gains' is not valid; it should be 'none'(, '| or ')"

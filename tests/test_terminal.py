@@ -44,7 +44,7 @@ def test_the_help_explains_every_setting() -> None:
 
 def test_the_help_of_a_study_shows_its_values() -> None:
     text = helping.whole([ROOT / "experiments"], 100, {"study": {"budget": {"trials": 77}, "name": "mine"}})
-    assert re.search(r"study.budget.trials=N .*; here: 77", text)
+    assert re.search(r"study.budget.trials=N [^=]*; here:\s+77", text)
     assert re.search(r"study.budget.minutes=NUMBER", text)
 
 

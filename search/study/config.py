@@ -112,6 +112,10 @@ class EarlyStopping(Section):
         "none",
     )
     share: Annotated[float, Field(ge=0, lt=1)] = about("least expected growth of the front's hypervolume", 0.003)
+    chance: Annotated[float, Field(ge=0, le=1)] = about(
+        "and only what is on the front with at most this probability; 0.1 loses hardly a member, 1 looks at the gain",
+        1.0,
+    )
     after: Positive = about("trained trials, before which nothing is stopped for its expected gain", 8)
 
     @model_validator(mode="before")

@@ -75,7 +75,7 @@ class EarlyStopping:
     def _hopeless(
         self, recipe: Recipe, figures: Mapping[str, float], trained: Sequence[TrialRecord], known: dict[str, float]
     ) -> Stopped | None:
-        from search.sampling.gain import gain_share
+        from search.sampling.gain import front_probability, gain_share
         from search.sampling.gain import spread as deviation
 
         names, mean, std = self._study.objectives, [], []
@@ -91,8 +91,9 @@ class EarlyStopping:
             std.append(doubt)
         usable = [r for r in trained if r.feasible]
         front = np.array([[r.metrics[name] for name in names] for r in usable]).reshape(len(usable), len(names))
-        gain = float(gain_share(front, self._directions, self._reference, np.array(mean), np.array(std))[0])
-        if gain >= self._study.early_stopping.share:
+        candidate = (front, self._directions, self._reference, np.array(mean), np.array(std))
+        gain, settings = float(gain_share(*candidate)[0]), self._study.early_stopping
+        if gain >= settings.share or (settings.chance < 1 and front_probability(*candidate)[0] > settings.chance):
             return None
         said = [
             f"{self._metrics[name].phrase} {spread(self._metrics[name], value, 1.96 * doubt)}"
