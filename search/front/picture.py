@@ -104,6 +104,7 @@ def _beside(axes: Axes, summary: Summary, found: Beside) -> None:
         axes.xaxis.set_major_locator(FixedLocator(ticks(low, high)))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
         axes.xaxis.set_minor_locator(NullLocator())
+    axes.margins(y=0.15)  # room for the names above the crosses
     axes.set_title("beside published results (crosses)", fontsize=11, color=INK)
     axes.set(xlabel=label(metrics, x), ylabel=label(metrics, y), xlim=(low, high))
     _style(axes)
