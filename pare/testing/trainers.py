@@ -216,6 +216,7 @@ class TrainerContract:
         pruned = [Pruning(granularity, share.get(granularity, self.sparsity)) for granularity in able.granularities]
         recipes = [replace(recipe, pruning=pruning) for pruning in pruned]
         recipes += [replace(recipe, quantization=Quantization(scheme)) for scheme in able.schemes]
+        recipes += [replace(recipe, quantization=Quantization(clusters=count)) for count in able.clusters if count][:1]
         recipes += [self.everything(able, recipe)]
         for each in recipes:
             outlined = self.in_worker(subject, trainer_work.outlined, subject, each, dense)

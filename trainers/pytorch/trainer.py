@@ -147,6 +147,7 @@ class Trainer:
         _check(recipe, dense, None, job)
         trial = _begin(recipe, dense, None, job, _start(job, recipe.seed), self.versions())
         _prune(trial)
+        _cluster(trial, 0)
         _quantize(trial)
         file, trial.narrow = job.folder / f"model.{job.format}", None
         _write(trial, file, self.versions())
@@ -263,12 +264,12 @@ def _masked(trial: _Trial) -> MaskedPruning:
     return ScoredPruning(trial.model, pruning, total)
 
 
-def _cluster(trial: _Trial) -> None:
+def _cluster(trial: _Trial, epochs: float = clusters.EPOCHS) -> None:
     """Give each weight tensor few distinct values where the recipe asks for it."""
     count, rate = trial.recipe.quantization.clusters, trial.recipe.finetuning.qat_rate
     if count:
         trial.model.train()
-        clusters.share(trial.model, count, trial.masks, lambda held: trial.fit("cluster", clusters.EPOCHS, rate, held))
+        clusters.share(trial.model, count, trial.masks, lambda held: trial.fit("cluster", epochs, rate, held))
         trial.model.eval()
 
 
