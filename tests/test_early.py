@@ -126,7 +126,7 @@ def test_a_misspelt_way_of_stopping_is_answered_with_the_valid_ones() -> None:
         config(early_stopping="gains")
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random", "gp"])
+@pytest.mark.parametrize("sampler", ["auto", "tpe", "nsga2", "random", pytest.param("gp", marks=pytest.mark.cluster)])
 def test_every_sampler_goes_on_after_stopped_trials(tmp_path: Path, sampler: str) -> None:
     url, study = address(tmp_path), config(sampler={"name": sampler, "startup_trials": 4}).study
     sweep = Sweep.open(study, url)
