@@ -8,7 +8,6 @@ uint8 every pixel scaled to 0..1 would become black, and be answered.
 import json
 import platform
 import sys
-import warnings
 from pathlib import Path
 
 import mlflow
@@ -17,15 +16,15 @@ import pandas as pd
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import BAD_REQUEST
 
-# The signature is stored with the model; MLflow would rather read it from type hints, and says so at every start.
-warnings.filterwarnings("ignore", message="(?s).*Add type hints to the `predict` method")
-
 
 class PickedModel(mlflow.pyfunc.PythonModel):
     """Grey images float32 [N, H, W], values from 0 to 255 -> a row each: `label`, and its softmax `probability`.
 
     A model of anything else takes its inputs by name, prepared as for training, and gives its outputs by name.
     """
+
+    # Else MLflow warns that type hints are missing: the signature is stored with the model.
+    _skip_type_hint_validation = True
 
     def load_context(self, context):  # type: ignore[no-untyped-def]
         """Load the file on the runtime its suffix names."""
