@@ -47,6 +47,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def again(root: Path, number: int) -> dict[str, object]:
     """Confirmed: on the test split a point better than on validation."""
     means = packed(number) | {"test_accuracy": packed(number)["accuracy"] + 0.01}
+    means["float32_ratio"] *= 1.001  # a mean over files that differ in length
     metrics = {name: (mean, 0.999 * mean, 1.001 * mean) for name, mean in means.items()}
     return {"number": number, "metrics": metrics, "on_front": True, "chosen": str(root / "model.onnx"), "seeds": 3}
 

@@ -75,7 +75,9 @@ def denominator(rows: pd.DataFrame) -> int | None:
     """Bytes of the dense model's float32 weights and biases, which `float32_ratio` is of; None for several models."""
     if not {_RATIO, _BYTES} <= set(rows):
         return None
-    found = (rows[_RATIO] * rows[_BYTES]).dropna().round().unique()
+    # Of single files: the mean of ratios over fresh trainings is not the ratio of the mean.
+    single = [rows.get(f"search/{name}", rows[name]).fillna(rows[name]) for name in (_RATIO, _BYTES)]
+    found = (single[0] * single[1]).dropna().round().unique()
     return int(found[0]) if len(found) == 1 else None
 
 
