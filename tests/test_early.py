@@ -193,6 +193,11 @@ def test_a_sweep_trains_what_is_worth_it_and_says_what_it_stopped(root: Path, mo
     assert (logged["expected/latency_ratio"] > 2).all()
     (found,) = status.progress(address(root), "lucky")
     assert (found.trials, found.stopped, found.failed) == (6, len(stopped), 0)
+    (known,) = sweep._looked_up([Recipe.from_dict(stopped[0].recipe)])  # by samplers that use it
+    value, low, high = known["latency_ratio"]
+    assert value == stopped[0].metrics["expected/latency_ratio"]
+    assert low <= value <= high
+    assert known["size_bytes"][1] < known["size_bytes"][0] < known["size_bytes"][2]
 
 
 def test_the_budget_may_count_what_is_trained(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -165,12 +165,10 @@ class KnownCostSampler(optuna.samplers.BaseSampler):
         for j, name in enumerate(self._objectives):
             modelled = [*points, *offered]
             mean[:, j], std[:, j] = self._predicted(name, directions[j], modelled, seen[:, j], len(running))
+            mean[: len(known), j] = seen[:, j]  # as measured, luck and all: chasing less than that finds nothing
             for i, costs in enumerate(looked_up):
                 if name in costs:
                     mean[i, j], std[i, j] = costs[name][0], float(gain.spread(*costs[name][1:]))
-        for j, name in enumerate(self._objectives):
-            if not any(name in costs for costs in looked_up):
-                mean[: len(known), j] = seen[:, j]  # as measured, luck and all: chasing less than that finds nothing
         feasible = np.array([_feasible(t) for t in known] + [True] * len(running))
         front = mean[: len(points)][feasible]
         worst = pareto.costs(mean[: len(points)] if not feasible.any() else front, directions)

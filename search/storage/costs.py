@@ -50,7 +50,7 @@ class Costs:
 
     def outline(self, baseline: Baseline, recipe: Recipe) -> Outline | None:
         """What is known of the recipe without training; None where nothing is."""
-        return self._sketched(baseline).get(recipe.untrained().digest())
+        return self._sketched(baseline).get(_untrained(recipe))
 
     def figures(self, baseline: Baseline, recipe: Recipe) -> dict[str, float] | None:
         """Sizes and latencies of the recipe by name, those with the ends of their intervals; None where not known."""
@@ -62,7 +62,7 @@ class Costs:
 
     def sketch(self, baseline: Baseline, recipe: Recipe, outline: Outline) -> None:
         """Keep what a recipe gives before training."""
-        digest = recipe.untrained().digest()
+        digest = _untrained(recipe)
         self._sketched(baseline)[digest] = outline
         self._append(self._outline_file(baseline), {"recipe": digest, **asdict(outline)})
 
@@ -128,6 +128,12 @@ def _result(line: Mapping[str, Any]) -> LatencyResult | None:
         return LatencyResult.from_dict(line["result"]) if isinstance(line["architecture"], str) else None
     except (KeyError, TypeError):
         return None
+
+
+@functools.lru_cache(maxsize=4096)
+def _untrained(recipe: Recipe) -> str:
+    """A sampler asks for hundreds of recipes at once, mostly the same ones again."""
+    return recipe.untrained().digest()
 
 
 @functools.cache

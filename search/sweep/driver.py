@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import replace
 from typing import Any
@@ -13,6 +13,7 @@ from search.errors import SweepError, reason
 from search.executors.base import Event, Executor
 from search.executors.start import start
 from search.front.listing import Listing
+from search.sampling.known_costs import Interval
 from search.signals import Stop
 from search.storage.costs import Costs
 from search.study.config import Config
@@ -21,7 +22,7 @@ from search.sweep.baselines import Baselines
 from search.sweep.confirm import Confirmation
 from search.sweep.confirmed import Confirmed
 from search.sweep.display import Display
-from search.sweep.early import EarlyStopping
+from search.sweep.early import EarlyStopping, intervals
 from search.sweep.heartbeat import Heartbeat
 from search.sweep.recorder import TABLE, Log
 from search.sweep.reference import reference_point
@@ -103,6 +104,7 @@ class Driver:
         self._stop = stop or Stop()
         self._files = config.root / "trials" / sweep.name
         self._costs = Costs(config.root, config.study)
+        sweep.knows(self._looked_up)
         self._dense = Baselines(config, sweep, executor, display, self._files, info)
         self._early: EarlyStopping | None = None
         self._outlines: set[Future[Any]] = set()  # of those running, the ones that train nothing
@@ -193,6 +195,15 @@ class Driver:
 
     def _baseline(self, recipe: Recipe) -> Baseline:
         return self.baselines[f"{recipe.trainer}/{recipe.model}"]
+
+    def _looked_up(self, recipes: Sequence[Recipe]) -> list[dict[str, Interval]]:
+        """What is known of recipes without training, each with the ends of its interval."""
+        found = []
+        for recipe in recipes:
+            baseline = self.baselines.get(f"{recipe.trainer}/{recipe.model}")
+            figures = (baseline and self._costs.figures(baseline, recipe)) or {}
+            found.append(intervals(figures))
+        return found
 
     def _outline(self, asked: PendingTrial) -> None:
         """Have a worker find out what the recipe costs, without training it."""

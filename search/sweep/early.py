@@ -32,6 +32,20 @@ class Stopped:
     violations: dict[str, float] = field(default_factory=dict)
 
 
+def intervals(figures: Mapping[str, float]) -> dict[str, tuple[float, float, float]]:
+    """Known figures by name, each with the ends of its interval: of a size by how far a trained file may be from it."""
+    margin = 1.96 * SIZE_STD
+    return {
+        name: (
+            value,
+            figures.get(f"{name}_low", value * (1 - margin)),
+            figures.get(f"{name}_high", value * (1 + margin)),
+        )
+        for name, value in figures.items()
+        if not name.endswith(("_low", "_high"))
+    }
+
+
 class EarlyStopping:
     """Decides of recipes one by one. `reference`: the hypervolume's reference point, one value per objective."""
 

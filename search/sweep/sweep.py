@@ -12,7 +12,7 @@ import json
 import threading
 import time
 import warnings
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from search.errors import SettingsError, SweepError
-from search.sampling.known_costs import Costs, nothing_known
+from search.sampling.known_costs import Costs, Interval, nothing_known
 from search.sampling.samplers import samplers
 from search.storage import database as storages
 from search.storage.database import Hold
@@ -75,6 +75,7 @@ class Sweep:
         self._records: dict[int, TrialRecord] = {}
         self.space = settings.space
         self._limits = settings.limits
+        self._costs: Costs = nothing_known
         self.directions = metrics.directions(settings.objectives)
 
     @staticmethod
@@ -88,13 +89,12 @@ class Sweep:
         recorded: Callable[[Sequence[str]], Sequence[str]] = tuple,
         metrics: Metrics | None = None,
         root: Path | None = None,
-        costs: Costs = nothing_known,
     ) -> Sweep:
         """The sweep `named` or the study's newest one, or a new one if there is none or `fresh`.
 
         A new one is never named as one that `recorded` gives of those known; for an older one it is not asked.
         `metrics`: the task's; those that the sweep was started with if left out. `root`: what stored paths are relative
-        to; the folder of a file if left out. `costs`: what is known of recipes untrained, for samplers that use it.
+        to; the folder of a file if left out.
 
         Raises SweepError when the storage cannot be read, SettingsError when that sweep does not exist or was
         started otherwise.
@@ -120,7 +120,9 @@ class Sweep:
         sweep._agree()
         sweep._recover()
         # A resumed sampler must not repeat the random numbers of the first start.
-        study.sampler = samplers(settings, settings.seed + 1000 * len(study.get_trials(deepcopy=False)), costs)
+        study.sampler = samplers(
+            settings, settings.seed + 1000 * len(study.get_trials(deepcopy=False)), sweep._looked_up
+        )
         return sweep
 
     def _agree(self) -> None:
@@ -164,6 +166,13 @@ class Sweep:
                 self.study.enqueue_trial(trial.params, user_attrs={k: v for k, v in attrs.items() if v is not None})
             Trial(self.study, trial._trial_id).set_user_attr(INTERRUPTED, True)
             self.study.tell(trial.number, state=TrialState.FAIL)
+
+    def knows(self, costs: Costs) -> None:
+        """What is known of recipes before they are trained, for samplers that use it."""
+        self._costs = costs
+
+    def _looked_up(self, recipes: Sequence[Recipe]) -> Sequence[Mapping[str, Interval]]:
+        return self._costs(recipes)
 
     def ask(self) -> PendingTrial:
         """The next trial: references and interrupted ones first, then what the sampler proposes."""
