@@ -100,7 +100,10 @@ class Trial:
         prepared = quantize.prepare(self.model(), [self.inputs], 8, self.network.inputs)
         quantize.unfreeze(prepared)
         optimizer = torch.optim.SGD(prepared.parameters(), lr=1e-4)
-        loss = sum(each.float().square().mean() for each in outputs_of(prepared(*self.inputs)) if each.requires_grad)
+        # Not towards 0, which is what a fresh head may answer already.
+        loss = sum(
+            (each.float() - 1.0).square().mean() for each in outputs_of(prepared(*self.inputs)) if each.requires_grad
+        )
         assert isinstance(loss, torch.Tensor)
         loss.backward()
         moved = sum(float(p.grad.abs().sum()) for p in prepared.parameters() if p.grad is not None)

@@ -33,7 +33,7 @@ INFO = TaskInfo("planted", MODELS, (INPUT,), (OUTPUT,), (ACCURACY,), "planted")
 def config(root: Path, trials: int, workers: int, study: str = "mnist_prune", **changes: Any) -> Config:
     """The study as it stands in experiments/, unconfirmed."""
     raw: Any = OmegaConf.to_container(OmegaConf.load(STUDIES / f"{study}.yaml"))
-    raw |= {"budget": {"trials": trials}, "confirm": {"seeds": 0}} | changes
+    raw |= {"budget": {"trials": trials}, "confirm": {"seeds": 0}, "early_stopping": {"name": "none"}} | changes
     return check({"study": raw, "executor": {"name": "local", "workers": workers}, "root": root})
 
 

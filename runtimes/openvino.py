@@ -10,6 +10,7 @@ import numpy as np
 from runtimes.base import Artifact, ArtifactError
 from runtimes.ports import BATCH, check, free_axes
 from runtimes.profile import OperatorTime, repeat, typical_ms
+from runtimes.signal_stack import signal_stack_kept
 from tasks.base import Arrays, Port
 
 try:
@@ -84,7 +85,8 @@ def _load(artifact: Artifact, batch: int | None, options: dict[str, object]) -> 
         model = core.read_model(content)
         if batch is not None:
             model.reshape({end: _fixed(end, batch) for end in model.inputs})
-        return Session(core.compile_model(model, "CPU", options), artifact)
+        with signal_stack_kept():
+            return Session(core.compile_model(model, "CPU", options), artifact)
     except Exception as problem:  # its errors are plain RuntimeErrors with the reason in the last lines
         raise ArtifactError(f"{artifact.path}: OpenVINO {version()} cannot load it: {_reason(problem)}") from None
 

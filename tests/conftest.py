@@ -41,6 +41,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: order.get(item.path.name, len(order)))
 
 
+@pytest.hookimpl(optionalhook=True)  # of xdist, which a run may do without
 def pytest_handlecrashitem(crashitem: str) -> None:
     """Name at once the test in which a worker of xdist died: who waits for the summary may wait in vain."""
     print(f"\na worker died in {crashitem}", flush=True)

@@ -16,8 +16,8 @@ REASONS = {
     ("lstm", "channel"): "channels: 0 of 1 layers narrower",
     ("gru", "channel"): "channels: 0 of 1 layers narrower",
     # 0.22 off with fresh weights, where 0.2 is taken for rounding: 80 layers in integers, each rounding tips the next.
-    ("efficientnet_b0", "static int8"): "the file's output",
-    ("efficientnet_b0", "QAT"): "the file's output",
+    ("efficientnet_b0", "static int8"): "export: the file's output",
+    ("efficientnet_b0", "QAT"): "export: the file's output",
     ("branching", "channel"): "channels: 0 of 1 layers narrower",
     **{("branching", column): f"export: {DECIDES}" for column in COLUMNS if column not in ("channel", "mask")},
 }

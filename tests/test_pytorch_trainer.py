@@ -101,7 +101,7 @@ def test_a_recipe_is_its_steps_by_hand(task: Mnist, dense: Dense, tmp_path: Path
     assert described(onnx.load(made.file), {}).SerializeToString() == file.read_bytes()
     assert made.sparsity == pytest.approx(0.8, abs=0.005)
     assert made.pruned == pytest.approx(0.8, abs=1e-5)
-    assert set(made.stages) == {"fine-tune", "quantize", "qat", "predict", "export"}
+    assert set(made.stages) == {"fine-tune", "quantize", "place", "qat", "predict", "export"}
 
 
 def test_the_file_tells_its_recipe(task: Mnist, dense: Dense, tmp_path: Path) -> None:
