@@ -77,6 +77,7 @@ def test_channels_given_to_others_say_more_than_channels_cut_off(task: Task, den
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(channels, "_reconstruction", reconstruction)
             removed, whole = channels.narrow(narrow, 0.5, samples)
+            assert removed is not None
         assert removed > 0.4
         assert list(whole) == ["head"]
         onnx.checker.check_model(narrow)
@@ -103,7 +104,7 @@ def test_channels_that_join_stay_and_are_said() -> None:
     model = helper.make_model(helper.make_graph(nodes, "joins", ends[:1], ends[1:], stored), ir_version=8)
     samples = [{"x": draw.normal(size=(16, 8)).astype(np.float32)}]
     removed, whole = channels.narrow(model, 0.5, samples)
-    assert removed == 0
+    assert removed is None
     assert whole == {
         "one": "its channels reach Add",
         "two": "its channels reach Add",

@@ -186,10 +186,11 @@ def width(graph: Graph, chain: Chain) -> int:
 
 def narrow(
     model: onnx.ModelProto, sparsity: float, samples: Sequence[Arrays], keep: Collection[str] = ()
-) -> tuple[float, dict[str, str]]:
+) -> tuple[float | None, dict[str, str]]:
     """Remove that share of the channels of every layer that allows it, in place.
 
-    Returns the share removed of all layers' channels, and layer -> why it kept them.
+    Returns the share removed of all layers' channels (0 where rounded widths are as before, None where no layer allows
+    it), and layer -> why it kept them.
     """
     graph = Graph(model)
     found, whole = chains(graph, keep)
@@ -207,7 +208,7 @@ def narrow(
         _remove(graph, chain, kept, channels)
         removed += channels - wanted
     del model.graph.value_info[:]
-    return removed / dense if dense else 0.0, whole
+    return removed / dense if dense else None, whole
 
 
 def _values(model: onnx.ModelProto, chain: Chain, channels: int, samples: Sequence[Arrays]) -> np.ndarray:

@@ -127,13 +127,16 @@ def _prune(trial: _Trial) -> None:
                 raise RecipeError("pruning.granularity: the file has no matrix or kernel to mask; choose none")
             return
         dense = run.outputs(trial.model, trial.samples[:1])
-        trial.pruned, whole = channels.narrow(trial.model, pruning.sparsity, trial.samples, trial.keep)
-        if not trial.pruned:
+        removed, whole = channels.narrow(trial.model, pruning.sparsity, trial.samples, trial.keep)
+        if removed is None:
             reasons = "; ".join(f"{name}: {why}" for name, why in list(whole.items())[:4])
             raise RecipeError(
                 f"pruning.granularity: 'channel' can narrow no layer of {trial.recipe.model} ({reasons}); choose none "
                 "or unstructured"
             )
+        trial.pruned = removed
+        if not removed:
+            trial.notes.append(f"channels: {100 * pruning.sparsity:.0f} % of them are less than one step of any width")
         trial.notes += [f"left whole: {name}: {why}" for name, why in whole.items()]
         narrow = run.outputs(trial.model, trial.samples[:1])
         if any(narrow[name].shape != array.shape for name, array in dense.items()):
