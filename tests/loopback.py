@@ -109,7 +109,8 @@ def cluster() -> Iterator[Cluster]:
     """A cluster without nodes; whatever was added is ended in the end, and nothing of it is left behind."""
     folder = Path(tempfile.mkdtemp(prefix="pr", dir="/tmp"))  # short: Ray's sockets lie in it
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    env = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")} | token
+    # Without the address of another test's record, which MLflow leaves in the environment.
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MLFLOW_"))} | token
     made = Cluster(folder, free_port(), env | {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1", "PYTHONPATH": str(ROOT)})
     try:
         yield made

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import yaml
 from google.protobuf import text_format
-from ray.serve.schema import ServeDeploySchema
 from tritonclient.grpc import model_config_pb2
 
 from serving import picked
@@ -19,6 +18,16 @@ from tasks.base import Port
 from tests.test_serving_http import version
 
 ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def schema() -> Any:
+    """Ray Serve's own. Not imported with this file: Ray reads once whether clusters want a token, for all tests."""
+    from ray.serve.schema import ServeDeploySchema
+
+    return ServeDeploySchema
+
+
 PLAN = Plan(16, 2.0, 0, 50.0, "p99_ms=50: batches up to 16", {})
 IMAGE, LOGITS = Port("input", ("batch", 1, 28, 28)), Port("logits", ("batch", 10), kind="logits")
 TRITON = {"float32": "TYPE_FP32", "float16": "TYPE_FP16", "int64": "TYPE_INT64", "uint8": "TYPE_UINT8"}
@@ -69,15 +78,15 @@ def test_batches_of_one_are_not_gathered() -> None:
 
 
 @pytest.mark.parametrize("uri", ["sqlite:///mlruns/mlflow.db", "http://record:5000"])
-def test_ray_serve_reads_the_manifest_and_its_arguments_are_the_applications(uri: str, tmp_path: Path) -> None:
+def test_ray_serve_reads_the_manifest_and_its_arguments_are_the_applications(
+    uri: str, tmp_path: Path, schema: Any
+) -> None:
     made: Package = version(tmp_path, 0, "")
     picked.write(made, tmp_path / "out", uri, "picked")
-    (application,) = ServeDeploySchema.model_validate(
-        yaml.safe_load((tmp_path / "out" / "serve.yaml").read_text())
-    ).applications
+    (application,) = schema.model_validate(yaml.safe_load((tmp_path / "out" / "serve.yaml").read_text())).applications
     assert application.import_path == "serving.deployment:app"
     settings = Settings.from_dict(application.args["args"])
-    assert settings.port != ServeDeploySchema(applications=[]).http_options.port  # of Ray Serve's proxy
+    assert settings.port != schema(applications=[]).http_options.port  # of Ray Serve's proxy
     if uri.startswith("http"):
         assert (settings.tracking_uri, settings.alias, settings.model) == (uri, "picked", "")
     else:  # a record on this machine's disk is nothing that a cluster reaches
@@ -87,12 +96,12 @@ def test_ray_serve_reads_the_manifest_and_its_arguments_are_the_applications(uri
     assert (folder / "1" / "model.onnx").read_bytes() == made.content
 
 
-def test_the_manifest_for_kuberay_holds_the_same_application() -> None:
+def test_the_manifest_for_kuberay_holds_the_same_application(schema: Any) -> None:
     said, *_ = yaml.safe_load_all((ROOT / "deploy" / "kubernetes" / "rayservice.yaml").read_text())
     assert said["kind"] == "RayService"
-    (application,) = ServeDeploySchema.model_validate(yaml.safe_load(said["spec"]["serveConfigV2"])).applications
+    (application,) = schema.model_validate(yaml.safe_load(said["spec"]["serveConfigV2"])).applications
     assert application.import_path == "serving.deployment:app"
     settings = Settings.from_dict(application.args["args"])
     assert settings.watch
-    assert settings.port != ServeDeploySchema(applications=[]).http_options.port
+    assert settings.port != schema(applications=[]).http_options.port
     assert settings.open_to_others  # each node's own address: the secret holds its token
