@@ -53,6 +53,7 @@ def test_the_test_split_is_not_opened_before_confirmation(
     assert len(searched(config(root)).get("confirmed")["points"]) == 2
 
 
+@pytest.mark.cluster
 def test_other_seeds_confirm_the_same_candidates_anew_and_feasibility_is_judged_on_them(
     planted: LinearTrainer, root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -73,6 +74,7 @@ def test_other_seeds_confirm_the_same_candidates_anew_and_feasibility_is_judged_
     assert len(again.records()) == 2
 
 
+@pytest.mark.cluster
 def test_every_batch_size_and_number_of_threads_is_confirmed_with_its_interval(
     planted: LinearTrainer, root: Path
 ) -> None:
