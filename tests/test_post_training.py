@@ -15,7 +15,7 @@ from onnx import numpy_helper
 from torch import nn
 
 from benchmarks.zoo import NETWORKS
-from trainers.onnx.weights import dynamic_int8, float16, weight_only_int4, weight_only_int8
+from trainers.onnx.weights import dynamic_int8, float16, prepared, weight_only_int4, weight_only_int8
 from trainers.pytorch.export import export, relative_error
 
 torch.set_num_threads(1)
@@ -99,3 +99,20 @@ def test_attention_is_quantized_after_onnx_runtimes_own_preparation(tmp_path: Pa
     said = onnxruntime.InferenceSession(file).run(None, {"input": inputs[0].numpy()})[0]
     with torch.no_grad():
         assert relative_error(said, model(*inputs).numpy()) < 0.05
+
+
+def test_a_graph_whose_shapes_are_not_found_is_taken_as_it_is_and_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ONNX Runtime's symbolic shapes write what they could not finish into the current folder."""
+    current = tmp_path / "current"
+    current.mkdir()
+    monkeypatch.chdir(current)
+    ends = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["batch", 4]) for name in "xy"]
+    nodes = [onnx.helper.make_node("Unknown", ["x"], ["y"], domain="of.ones.own")]
+    opsets = [onnx.helper.make_opsetid("", 17), onnx.helper.make_opsetid("of.ones.own", 1)]
+    graph = onnx.helper.make_graph(nodes, "g", ends[:1], ends[1:])
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opsets), "m.onnx")
+    assert prepared(Path("m.onnx"), tmp_path / "made.onnx") == Path("m.onnx")
+    assert [path.name for path in current.iterdir()] == ["m.onnx"]
+    assert Path.cwd() == current

@@ -55,11 +55,17 @@ def dynamic_int8(path: Path) -> None:
 def prepared(path: Path, target: Path) -> Path:
     """The file as ONNX Runtime prepares it for quantization: shapes, fused operators.
 
-    Its symbolic shapes fail on some graphs with whatever exception: then without them, then the file as it is.
+    Its symbolic shapes fail on some graphs with whatever exception, and leave a file of theirs in the current folder:
+    then without them, then the file as it is.
     """
+    source, target = path.absolute(), target.absolute()
     for skipped in (False, True):
-        with contextlib.suppress(Exception):
-            ort_quantization.quant_pre_process(str(path), str(target), skip_symbolic_shape=skipped)
+        with (
+            contextlib.suppress(Exception),
+            tempfile.TemporaryDirectory(dir=target.parent) as left,
+            contextlib.chdir(left),
+        ):
+            ort_quantization.quant_pre_process(str(source), str(target), skip_symbolic_shape=skipped)
             return target
     return path
 
