@@ -101,7 +101,7 @@ def test_attention_is_quantized_after_onnx_runtimes_own_preparation(tmp_path: Pa
         assert relative_error(said, model(*inputs).numpy()) < 0.05
 
 
-def test_a_graph_whose_shapes_are_not_found_is_taken_as_it_is_and_leaves_nothing_behind(
+def test_a_graph_whose_shapes_are_not_found_leaves_nothing_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """ONNX Runtime's symbolic shapes write what they could not finish into the current folder."""
@@ -113,6 +113,6 @@ def test_a_graph_whose_shapes_are_not_found_is_taken_as_it_is_and_leaves_nothing
     opsets = [onnx.helper.make_opsetid("", 17), onnx.helper.make_opsetid("of.ones.own", 1)]
     graph = onnx.helper.make_graph(nodes, "g", ends[:1], ends[1:])
     onnx.save(onnx.helper.make_model(graph, opset_imports=opsets), "m.onnx")
-    assert prepared(Path("m.onnx"), tmp_path / "made.onnx") == Path("m.onnx")
+    assert prepared(Path("m.onnx"), tmp_path / "made.onnx").is_file()
     assert [path.name for path in current.iterdir()] == ["m.onnx"]
     assert Path.cwd() == current
