@@ -100,3 +100,24 @@ def test_the_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "runtimes.openvino", raising=False)
     with pytest.raises(ImportError, match=r"pip install -e '\.\[openvino\]'"):
         load("openvino")
+
+
+SIGNALS = """
+import faulthandler, os, signal, sys
+from pathlib import Path
+from runtimes.base import Artifact, load
+faulthandler.enable()
+name, artifact = sys.argv[1], Artifact.of(Path(sys.argv[2]))
+sessions = [load(name).load(artifact, threads=1) for _ in range(3)]
+while sessions:
+    del sessions[0]
+signal.signal(signal.SIGTERM, lambda *_: print("handled"))
+os.kill(os.getpid(), signal.SIGTERM)
+"""
+
+
+@pytest.mark.parametrize("name", INSTALLED)
+def test_signals_are_handled_after_files_were_freed(name: str, files: dict[tuple[str, str], Artifact]) -> None:
+    command = [sys.executable, "-c", SIGNALS, name, str(files[IMAGES.name, FORMATS[name]].path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip()) == (0, "handled"), done.stderr
