@@ -249,3 +249,28 @@ def test_an_interpreter_that_is_none_is_named(tmp_path: Path) -> None:
             executor.submit(0, "tensorflow", where).result(timeout=60)
     finally:
         executor.close()
+
+
+def test_workers_that_are_stopped_while_they_start_say_nothing(tmp_path: Path) -> None:
+    code = (
+        "import signal, time\nfrom pathlib import Path\nfrom search.executors.local import LocalExecutor\n"
+        "from search.study.config import Executor\n"
+        "if __name__ == '__main__':\n"
+        "    executor = LocalExecutor(Executor(workers=2), Path('output.log'))\n"
+        "    executor.warm('pytorch')\n"
+        "    time.sleep(0.3)\n"
+        "    executor.close()\n"
+        "else:  # a worker that is told to end before it has read what it is for, and is slow to do so\n"
+        "    signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "    time.sleep(0.5)\n"
+        "    signal.signal(signal.SIGTERM, signal.SIG_DFL)\n"
+    )
+    (tmp_path / "stopped.py").write_text(code)
+    done = subprocess.run(
+        [sys.executable, "stopped.py"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import os
 import queue
 import signal
 import time
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
+from multiprocessing.context import SpawnContext, SpawnProcess
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,30 @@ from search.executors import worker
 from search.executors.base import Event, cores, interpreter
 from search.signals import shielded
 from search.study import config
+
+_PATIENCE_S = 1.0
+
+
+class _Spawning(SpawnContext):
+    """Spawns processes and knows those that it has made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._made: list[SpawnProcess] = []
+
+    def Process(self, *args: Any, **kwargs: Any) -> SpawnProcess:  # type: ignore[override]  # noqa: N802
+        """As a context's class of this name."""
+        made = SpawnProcess(*args, **kwargs)
+        self._made = [each for each in self._made if each.pid is None or each.is_alive()] + [made]
+        return made
+
+    def end(self) -> None:
+        """Those that still run are told to end; waits a moment for them."""
+        running = [each for each in self._made if each.pid is not None and each.is_alive()]
+        for each in running:
+            each.terminate()
+        for each in running:
+            each.join(_PATIENCE_S)
 
 
 class LocalExecutor:
@@ -35,7 +59,7 @@ class LocalExecutor:
         self.slots = self.threads = cores() if settings.workers == "auto" else settings.workers
         self._settings = settings
         self._output = output
-        self._context = multiprocessing.get_context("spawn")
+        self._context = _Spawning()
         self._events: Any = self._context.Queue()
         self._pools: dict[str, ProcessPool] = {}
         self._warm: set[str] = set()
@@ -114,6 +138,8 @@ class LocalExecutor:
         self._closed = True
         for pool in self._pools.values():
             pool.stop()
+        # A pool removes its semaphores before it stops its workers: one that still starts would miss them, aloud.
+        self._context.end()
         for pool in self._pools.values():
             pool.join()
         self._pools.clear()
