@@ -85,7 +85,7 @@ def manifest(about: About, folder: Path, tracking_uri: str, alias: str) -> str:
                 "name": f"pare-{about.name}",
                 "route_prefix": f"/{about.name}",
                 "import_path": "serving.deployment:app",
-                "args": {"args": args},
+                "args": args,
             }
         ]
     }

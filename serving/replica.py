@@ -107,9 +107,11 @@ class Replica(Following):
         await asyncio.to_thread(self.service.verify)
 
     async def __call__(self, request: Any) -> Any:
-        """What comes through Ray Serve's own proxy: the same application, in its own loop."""
+        """What comes through Ray Serve's own proxy, below the application's prefix: the same, in its own loop."""
         from starlette.responses import Response
 
+        prefix = request.scope.get("root_path", "")
+        scope = {**request.scope, "path": request.scope["path"].removeprefix(prefix), "root_path": ""}
         body = await request.body()
         sent: list[dict[str, Any]] = []
 
@@ -119,7 +121,7 @@ class Replica(Following):
         async def send(message: Any) -> None:
             sent.append(message)
 
-        await self.listener.from_outside(self.server(request.scope, receive, send))
+        await self.listener.from_outside(self.server(scope, receive, send))
         headers = {key.decode("latin-1"): value.decode("latin-1") for key, value in sent[0]["headers"]}
         return Response(sent[1]["body"], sent[0]["status"], headers)
 

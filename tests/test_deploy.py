@@ -156,7 +156,7 @@ def test_the_ray_service_names_our_application_with_arguments_that_it_takes() ->
     service = of_kind("RayService")["spec"]
     (application,) = ServeDeploySchema.model_validate(yaml.safe_load(service["serveConfigV2"])).applications
     assert application.import_path == "serving.deployment:app"
-    settings = Settings.from_dict(application.args["args"])
+    settings = Settings.from_dict(application.args)
     assert settings.open_to_others
     cluster = service["rayClusterConfig"]
     assert cluster["rayVersion"] == ray.__version__

@@ -85,7 +85,7 @@ def test_ray_serve_reads_the_manifest_and_its_arguments_are_the_applications(
     picked.write(made, tmp_path / "out", uri, "picked")
     (application,) = schema.model_validate(yaml.safe_load((tmp_path / "out" / "serve.yaml").read_text())).applications
     assert application.import_path == "serving.deployment:app"
-    settings = Settings.from_dict(application.args["args"])
+    settings = Settings.from_dict(application.args)
     assert settings.port != schema(applications=[]).http_options.port  # of Ray Serve's proxy
     if uri.startswith("http"):
         assert (settings.tracking_uri, settings.alias, settings.model) == (uri, "picked", "")
@@ -101,7 +101,7 @@ def test_the_manifest_for_kuberay_holds_the_same_application(schema: Any) -> Non
     assert said["kind"] == "RayService"
     (application,) = schema.model_validate(yaml.safe_load(said["spec"]["serveConfigV2"])).applications
     assert application.import_path == "serving.deployment:app"
-    settings = Settings.from_dict(application.args["args"])
+    settings = Settings.from_dict(application.args)
     assert settings.watch
     assert settings.port != schema(applications=[]).http_options.port
     assert settings.open_to_others  # each node's own address: the secret holds its token
