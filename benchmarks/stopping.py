@@ -8,7 +8,8 @@ complete one over a quarter epoch; without a file random ones of the planted sur
 
 - before training: size (and latency, by the planted rule) is known; a trial whose expected gain is below a share of the
   hypervolume so far, and which is unlikely to be on the front, is not trained. The first five always are.
-- rungs: every trial is trained for a quarter epoch, and again for the whole schedule when it is promoted.
+- rungs: every trial is trained for a quarter epoch, and again for the whole schedule when it is promoted; at once: it is
+  promoted when its result arrives, or never (`early_stopping: rungs`).
 - MO-ASHA: Syne Tune's own scheduler in the place of our promotion, given the same results (`syne`: where it is
   installed, apart from our environment).
 
@@ -33,6 +34,7 @@ from search.sampling import gain, rungs
 from search.sampling.candidates import drawn
 from search.sampling.encoding import features
 from search.sampling.surrogate import Surrogate
+from search.sweep import rung
 from trainers.recipe import Recipe
 
 FIRST = 5
@@ -141,6 +143,24 @@ def climb(share: float, first: Callable[[Trials, np.ndarray], list[int]] | None 
     return run
 
 
+def at_once(share: float, first: Callable[[Trials, np.ndarray], list[int]] | None = None) -> Callable[..., Trained]:
+    """Rungs as `early_stopping: rungs` has them: decided when a result arrives, none waits to be promoted later."""
+
+    def run(trials: Trials, order: np.ndarray) -> Trained:
+        seen, promoted = list[int](), list[int]()
+        half = np.zeros(trials.full.shape[1])
+        half[0] = 2 * trials.luck
+        for row in first(trials, order) if first else [int(i) for i in order]:
+            seen.append(row)
+            low, high = trials.quarter[seen] - half, trials.quarter[seen] + half
+            few = len(seen) < rung.FEWEST
+            if few or rungs.promotes(low, high, trials.directions, len(seen) - 1, share=share):
+                promoted.append(row)
+        return promoted, float(trials.quarter_seconds[seen].sum() + trials.seconds[promoted].sum())
+
+    return run
+
+
 def moasha(factor: float) -> Callable[[Trials, np.ndarray], Trained]:
     """Syne Tune's MO-ASHA with the same two rungs."""
     from syne_tune.backend.trial_status import Trial
@@ -169,6 +189,12 @@ def policies(syne: str | None) -> Iterator[tuple[str, Callable[[Trials, np.ndarr
         yield f"stop, gain < 0.3 %, front < {100 * chance:g} %", stop(0.003, chance)
     for share in (0.5, 1 / 3):
         yield f"rungs, best {100 * share:.0f} %", climb(share)
+    for share in (0.75, 0.6, 0.5, 1 / 3):
+        yield f"rungs at once, best {100 * share:.0f} %", at_once(share)
+    yield (
+        "stop 0.3 %, 10 % + at once 50 %",
+        at_once(0.5, lambda trials, order: before_training(trials, order, 0.003, 0.1)[0]),
+    )
     yield (
         "stop 0.3 %, 10 % + rungs 50 %",
         climb(0.5, lambda trials, order: before_training(trials, order, 0.003, 0.1)[0]),

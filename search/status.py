@@ -55,7 +55,7 @@ _COLOURS = {"running": "cyan", "finished": "green", "failed": "red"}
 
 @dataclass(frozen=True)
 class Progress:
-    """A sweep as it stands; times in milliseconds since the epoch. `stopped`: trials, before they were trained.
+    """A sweep as it stands; times in milliseconds since the epoch. `stopped`: trials, before their full training.
 
     `state`: running, finished, interrupted, failed, or stopped when the driver died without a word. `seconds_left` is
     an estimate, None when it cannot be made. `doing`: one dict per busy worker. `failures`: the newest first; `slower`:
@@ -202,7 +202,7 @@ def details(one: Progress, said: str) -> Group:
         lines += [Text(f"No driver has run since {since}; resume with:" if one.at_ms else "Resume with:")]
         lines += [Text(f"  python -m search.run {shlex.join(words)}")]
     if one.stopped:
-        lines += [Text(f"{one.stopped} of {one.trials} trials were stopped before they were trained.", "dim")]
+        lines += [Text(f"{one.stopped} of {one.trials} trials were stopped early.", "dim")]
     if one.interrupted:
         lines += [Text(f"{one.interrupted} interrupted and enqueued again, which is no failure.", "dim")]
     if one.failures:

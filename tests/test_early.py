@@ -187,7 +187,7 @@ def test_a_sweep_trains_what_is_worth_it_and_says_what_it_stopped(root: Path, mo
     assert not list((root / "trials" / sweep.name).glob("*/outline"))
     shown = read(root, "lucky")
     assert shown.counts()["stopped"] == len(stopped)
-    assert f"{len(stopped)} of 6 trials were stopped before they were trained" in "\n".join(tables.below(shown))
+    assert f"{len(stopped)} of 6 trials were stopped early" in "\n".join(tables.below(shown))
     logged = shown.trials[shown.trials["state"] == "stopped"]
     assert set(logged["reason"]) == {r.reason for r in stopped}
     assert (logged["expected/latency_ratio"] > 2).all()

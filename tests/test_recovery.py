@@ -44,6 +44,7 @@ def heed_sigint() -> None:
 
 # Early enough, and often, that there are stopped trials among few.
 STOPPING = ["study.early_stopping.name=gain", "study.early_stopping.after=2", "study.early_stopping.share=0.2"]
+RUNGS = ["study.early_stopping.name=rungs", "study.early_stopping.promoted=0.3", "study.budget.trials=14"]
 
 
 def start(root: Path, kind: str = "sqlite", *more: str) -> subprocess.Popen[bytes]:
@@ -141,6 +142,29 @@ def test_killed_again_and_again_trials_are_stopped_once_and_mlflow_agrees(root: 
     logged = Tracking(root, "smoke").trials("smoke-001")
     assert sorted(logged["number"]) == sorted(t.number for t in settled)
     assert set(logged[logged["state"] == "stopped"]["number"]) == set(stopped)
+
+
+@pytest.mark.cluster
+@pytest.mark.timeout(900)
+def test_killed_again_and_again_no_short_schedule_is_lost_or_done_twice(root: Path) -> None:
+    trials = killed_until_done(root, "sqlite", (2, 4, 6, 8, 11), *RUNGS)
+    settled = [t for t in trials if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+    stopped = {t.number for t in trials if t.state == TrialState.PRUNED}
+    assert len(settled) == 14
+    assert stopped, "of these recipes some are behind"
+    assert all(t.user_attrs.get("interrupted") for t in trials if t not in settled)
+    by_number = {t.number: t for t in trials}
+    for trial in settled:  # what was promoted stays so, with the same result, however often it was interrupted
+        before = by_number.get(trial.user_attrs.get("resumed_from", -1))
+        if before is not None and "promoted" in before.user_attrs:
+            assert trial.number not in stopped
+            assert trial.user_attrs["promoted"] == before.user_attrs["promoted"]
+    logged = Tracking(root, "smoke").trials("smoke-001").set_index("number")
+    assert sorted(logged.index) == sorted(t.number for t in settled)
+    assert set(logged[logged["state"] == "stopped"].index) == stopped
+    promoted = [t for t in settled if "promoted" in t.user_attrs and t.number not in stopped]
+    assert promoted
+    assert all(logged["short/accuracy"][t.number] == t.user_attrs["promoted"]["figures"]["accuracy"] for t in promoted)
 
 
 def test_ctrl_c_keeps_what_is_finished(root: Path) -> None:

@@ -230,6 +230,12 @@ class Recipe:
         """Whether the seed changes the file: where nothing is trained, every seed gives the same."""
         return self.trains or self.quantization.trained or self.quantization.clusters > 0
 
+    def shortened(self, share: float) -> Recipe:
+        """The same with `share` of its epochs, canonical: a complete schedule of its own, where it trains for any."""
+        tuning = self.finetuning
+        epochs, qat_epochs = round(share * tuning.epochs, 6), round(share * tuning.qat_epochs, 6)
+        return replace(self, finetuning=replace(tuning, epochs=epochs, qat_epochs=qat_epochs)).canonical()
+
     def untrained(self) -> Recipe:
         """What is left of the recipe without its training: recipes that share it give files of one architecture."""
         pruning = replace(self.pruning, schedule="one_shot", score="magnitude", group=0.0, recovery="none")

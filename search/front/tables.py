@@ -105,8 +105,8 @@ def below(summary: Summary) -> list[str]:
         lines.append(f"{infeasible}, {counts['failed']} failed.")
     if counts["stopped"]:
         lines.append(
-            f"{counts['stopped']} of {counts['trials']} trials were stopped before they were trained: they break a "
-            "constraint, or were expected to add too little to the front."
+            f"{counts['stopped']} of {counts['trials']} trials were stopped early: they break a constraint, were "
+            "expected to add too little to the front, or were behind others after a short schedule."
         )
     return lines
 

@@ -30,6 +30,8 @@ Interval = tuple[float, float, float]  # value, and the low and high ends of its
 Costs = Callable[[Sequence[Recipe]], Sequence[Mapping[str, Interval]]]
 
 _POOL, _FRESH, _NEIGHBOURS = 256, 48, 96  # candidates: drawn once, drawn for this trial, near the front
+# User attribute of a trial that was stopped after a short training: values by objective, as the full one would give.
+EXPECTED = "expected"
 STARTUP = 5  # finished trials that the models need
 _SPAN = 3.0  # a metric whose values are positive and differ by more than this factor is modelled by its logarithm
 
@@ -124,7 +126,8 @@ class KnownCostSampler(optuna.samplers.BaseSampler):
         offered = [each for each in offered if each.recipe not in before] or offered
         if len(known) < self._startup:
             return _farthest(offered, [self._tried[t.number] for t in [*done, *running]])
-        worth = self._worth(study, known, running, offered)
+        told = [t for t in done if t.state == TrialState.PRUNED and EXPECTED in t.user_attrs]
+        worth = self._worth(study, known, told, running, offered)
         return offered[int(np.argmax(worth))]
 
     def _split(self, trials: Sequence[FrozenTrial]) -> tuple[list[FrozenTrial], list[FrozenTrial], list[FrozenTrial]]:
@@ -153,23 +156,28 @@ class KnownCostSampler(optuna.samplers.BaseSampler):
         self,
         study: optuna.Study,
         known: Sequence[FrozenTrial],
+        told: Sequence[FrozenTrial],
         running: Sequence[FrozenTrial],
         offered: Sequence[Candidate],
     ) -> np.ndarray:
-        """float [n]: expected gain of each candidate, times the probability that it is feasible."""
+        """float [n]: expected gain of each candidate, times the probability that it is feasible.
+
+        The models learn from `told` too; the front is that of `known` and `running`.
+        """
         directions = [direction.name.lower() for direction in study.directions]
-        points = [self._tried[t.number] for t in [*known, *running]]
-        seen = np.array([t.values for t in known])
+        points = [self._tried[t.number] for t in [*known, *told, *running]]
+        expected = [[t.user_attrs[EXPECTED][name] for name in self._objectives] for t in told]
+        seen = np.array([*(t.values for t in known), *expected])
         looked_up = self._costs([each.recipe for each in [*points, *offered]])
         mean, std = np.empty((len(looked_up), len(directions))), np.zeros((len(looked_up), len(directions)))
         for j, name in enumerate(self._objectives):
             modelled = [*points, *offered]
             mean[:, j], std[:, j] = self._predicted(name, directions[j], modelled, seen[:, j], len(running))
-            mean[: len(known), j] = seen[:, j]  # as measured, luck and all: chasing less than that finds nothing
+            mean[: len(seen), j] = seen[:, j]  # as measured, luck and all: chasing less than that finds nothing
             for i, costs in enumerate(looked_up):
                 if name in costs:
                     mean[i, j], std[i, j] = costs[name][0], float(gain.spread(*costs[name][1:]))
-        feasible = np.array([_feasible(t) for t in known] + [True] * len(running))
+        feasible = np.array([_feasible(t) for t in known] + [False] * len(told) + [True] * len(running))
         front = mean[: len(points)][feasible]
         worst = pareto.costs(mean[: len(points)] if not feasible.any() else front, directions)
         limit = worst.max(axis=0) + 0.1 * np.maximum(np.ptp(worst, axis=0), 1e-12)

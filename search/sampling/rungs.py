@@ -52,14 +52,18 @@ def best_first(
     """
     most = len(low) if most is None else most
     middle = pareto.costs((np.asarray(low) + np.asarray(high)) / 2, directions)
-    layers = ranks(low, high, directions)
-    if feasible is not None:
-        layers = layers + (len(layers) + 1) * ~np.asarray(feasible, dtype=bool)
+    layers = _layers(low, high, directions, feasible)
     found: list[int] = []
     for layer in np.unique(layers):
         if len(found) < most:
             found += _by_volume(np.flatnonzero(layers == layer), middle, found, most - len(found))
     return np.array(found, dtype=int)
+
+
+def _layers(low: np.ndarray, high: np.ndarray, directions: Sequence[str], feasible: np.ndarray | None) -> np.ndarray:
+    """As `ranks`; those that are not feasible lie behind all others."""
+    layers = ranks(low, high, directions)
+    return layers if feasible is None else layers + (len(layers) + 1) * ~np.asarray(feasible, dtype=bool)
 
 
 def _by_volume(members: np.ndarray, costs: np.ndarray, before: Sequence[int], most: int) -> list[int]:
@@ -92,11 +96,10 @@ def promotable(
     A result that was passed over once becomes promotable when worse ones arrive. Raises ValueError for a share outside
     (0, 1].
     """
-    if not 0 < share <= 1:
-        raise ValueError(f"share: {share:g} must be above 0 and at most 1; such as 0.5 for the better half")
+    most = _most(share, len(low))
     done = np.zeros(len(low), dtype=bool) if promoted is None else np.asarray(promoted, dtype=bool)
     measured = np.isfinite(np.hstack([low, high])).all(axis=1)
-    top = best_first(low, high, directions, feasible, math.ceil(share * len(low) - 1e-9))
+    top = best_first(low, high, directions, feasible, most)
     return [int(i) for i in top if measured[i] and not done[i]]
 
 
@@ -110,4 +113,15 @@ def promotes(
     feasible: np.ndarray | None = None,
 ) -> bool:
     """Whether the rung's result in that row is among its best `share`, so that it deserves the next rung now."""
+    most, layers = _most(share, len(low)), _layers(low, high, directions, feasible)
+    if (layers < layers[row]).sum() >= most:  # most results need no order within their layer
+        return False
+    if (layers <= layers[row]).sum() <= most and np.isfinite([low[row], high[row]]).all():
+        return True
     return row in promotable(low, high, directions, share=share, feasible=feasible)
+
+
+def _most(share: float, results: int) -> int:
+    if not 0 < share <= 1:
+        raise ValueError(f"share: {share:g} must be above 0 and at most 1; such as 0.5 for the better half")
+    return math.ceil(share * results - 1e-9)

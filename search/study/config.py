@@ -106,17 +106,33 @@ class Sampler(Section):
 class EarlyStopping(Section):
     """What is not worth its training. `early_stopping: gain` is short for `early_stopping: {name: gain}`."""
 
-    name: Literal["none", "gain"] = about(
+    name: Literal["none", "gain", "rungs", "gain_and_rungs"] = about(
         "none: every trial is trained; gain: not what breaks a constraint by its latency or size, which are known "
-        "without training, nor what is expected to add less than `share`",
+        "without training, nor what is expected to add less than `share`; rungs: in full only the best `promoted` of "
+        "what was trained with a short `schedule`; gain_and_rungs: first the one, then the other",
         "none",
     )
-    share: Annotated[float, Field(ge=0, lt=1)] = about("least expected growth of the front's hypervolume", 0.003)
+    share: Annotated[float, Field(ge=0, lt=1)] = about("gain: least expected growth of the front's hypervolume", 0.003)
     chance: Annotated[float, Field(ge=0, le=1)] = about(
-        "and only what is on the front with at most this probability; 0.1 loses hardly a member, 1 looks at the gain",
+        "gain: and only what is on the front with at most this probability; 0.1 loses hardly a member, 1 looks at the "
+        "gain",
         1.0,
     )
-    after: Positive = about("trained trials, before which nothing is stopped for its expected gain", 8)
+    after: Positive = about("gain: trained trials, before which nothing is stopped for its expected gain", 8)
+    schedule: Annotated[float, Field(gt=0, lt=1)] = about(
+        "rungs: share of its epochs that a recipe is trained for first, as a complete schedule", 0.25
+    )
+    promoted: Annotated[float, Field(gt=0, le=1)] = about("rungs: share of these that are then trained in full", 0.5)
+
+    @property
+    def by_gain(self) -> bool:
+        """Whether some recipes are not trained at all."""
+        return self.name in ("gain", "gain_and_rungs")
+
+    @property
+    def by_rungs(self) -> bool:
+        """Whether recipes are first trained with a short schedule."""
+        return self.name in ("rungs", "gain_and_rungs")
 
     @model_validator(mode="before")
     @classmethod

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from search.errors import SweepError, reason
@@ -18,21 +19,24 @@ from search.signals import Stop
 from search.storage.costs import Costs
 from search.study.config import Config
 from search.study.phrases import already
+from search.sweep import records
 from search.sweep.baselines import Baselines
 from search.sweep.confirm import Confirmation
 from search.sweep.confirmed import Confirmed
 from search.sweep.display import Display
-from search.sweep.early import EarlyStopping, intervals
+from search.sweep.early import intervals
 from search.sweep.heartbeat import Heartbeat
 from search.sweep.recorder import TABLE, Log
 from search.sweep.reference import reference_point
+from search.sweep.screening import Screening
 from search.sweep.sweep import PendingTrial, Sweep
 from search.trial import objective
-from search.trial.provenance import git_commit
 from search.trial.record import TrialRecord
-from search.trial.results import Baseline, Outcome, Outlined
+from search.trial.results import Baseline, Outcome
 from tasks.base import TaskInfo
 from trainers.recipe import Recipe
+
+Then = Callable[[PendingTrial, Future[Any]], None]  # what follows a piece of a trial's work
 
 GIVE_UP_AFTER = 5  # failures in a row at the start: the study is wrong, not the recipes
 
@@ -106,17 +110,13 @@ class Driver:
         self._costs = Costs(config.root, config.study)
         sweep.knows(self._looked_up)
         self._dense = Baselines(config, sweep, executor, display, self._files, info)
-        self._early: EarlyStopping | None = None
-        self._outlines: set[Future[Any]] = set()  # of those running, the ones that train nothing
-        self._unforeseen: set[str] = set()  # trainers that cannot tell what a recipe costs
+        self._screening: Screening | None = None
         self._records = sweep.records()
         self._known: dict[str, TrialRecord] = {}  # recipe digest -> the first complete trial of it
         for record in self._records:
             self._remember(record)
-        self._running: dict[Future[Any], PendingTrial] = {}
-        self._waiting: dict[
-            str, list[PendingTrial]
-        ] = {}  # recipe digest -> trials that wait for the same recipe's result
+        self._running: dict[Future[Any], tuple[PendingTrial, Then]] = {}
+        self._waiting: dict[str, list[PendingTrial]] = {}  # recipe digest -> trials that wait for its result
 
     @property
     def baselines(self) -> dict[str, Baseline]:
@@ -178,23 +178,24 @@ class Driver:
         return left
 
     def _start(self, asked: PendingTrial) -> None:
-        recipe, digest = asked.recipe, asked.recipe.digest()
+        digest = asked.recipe.digest()
         if known := self._known.get(digest):
-            self._copy(asked, known)
+            self._finish(asked, records.copied(known, asked))
             return
-        if any(other.recipe.digest() == digest for other in self._running.values()):
+        if any(other.recipe.digest() == digest for other, _ in self._running.values()):
             self._waiting.setdefault(digest, []).append(asked)
             return
-        self._display.started(asked.number, f"trial {asked.number}: {recipe.describe()}")
-        if self._early is None or asked.reference is not None or recipe.trainer in self._unforeseen:
-            self._train(asked)
-        elif (figures := self._costs.figures(self._baseline(recipe), recipe)) is not None:
-            self._judge(asked, figures)
-        else:
-            self._outline(asked)
+        self._display.started(asked.number, asked.title)
+        assert self._screening is not None
+        self._screening.start(asked)
 
-    def _baseline(self, recipe: Recipe) -> Baseline:
+    def baseline(self, recipe: Recipe) -> Baseline:
+        """The dense model that the recipe starts from."""
         return self.baselines[f"{recipe.trainer}/{recipe.model}"]
+
+    def folder(self, asked: PendingTrial) -> Path:
+        """Where the trial's files lie."""
+        return self._files / f"{asked.number:04d}"
 
     def _looked_up(self, recipes: Sequence[Recipe]) -> list[dict[str, Interval]]:
         """What is known of recipes without training, each with the ends of its interval."""
@@ -205,101 +206,52 @@ class Driver:
             found.append(intervals(figures))
         return found
 
-    def _outline(self, asked: PendingTrial) -> None:
-        """Have a worker find out what the recipe costs, without training it."""
-        recipe, baseline = asked.recipe, self._baseline(asked.recipe)
-        folder = self._files / f"{asked.number:04d}" / "outline"
-        args = (self._config, recipe, baseline, folder, self._costs.latencies(baseline))
-        future = self._executor.submit(asked.number, recipe.trainer, objective.outline, *args)
-        self._running[future] = asked
-        self._outlines.add(future)
+    def _full(self, asked: PendingTrial) -> None:
+        """Carry the recipe out as it is."""
+        self._display.started(asked.number, asked.title)
+        self.train(asked, asked.recipe, self.folder(asked), self._trained)
 
-    def _outlined(self, asked: PendingTrial, future: Future[Any]) -> None:
-        recipe, baseline = asked.recipe, self._baseline(asked.recipe)
-        found: Outlined | None = None
-        if error := future.exception():
-            reason(error)  # raises where the machine is at fault; else the training says what is wrong
-        elif (found := future.result()) is None:
-            self._unforeseen.add(recipe.trainer)
-            self._display.say(f"  early_stopping: the {recipe.trainer} trainer tells no costs without training")
-        if found is not None:
-            self._costs.sketch(baseline, recipe, found.outline)
-            if found.measured is not None:
-                self._costs.add(baseline, found.outline.architecture, found.measured)
-        figures = self._costs.figures(baseline, recipe)
-        if figures is None:
-            self._train(asked)
-        else:
-            self._judge(asked, figures)
-
-    def _judge(self, asked: PendingTrial, figures: dict[str, float]) -> None:
-        """Train the recipe if it is worth it, by what it costs."""
-        assert self._early is not None
-        stopped = self._early.verdict(asked.recipe, figures, self._records)
-        if stopped is None:
-            self._train(asked)
-            return
-        record = replace(
-            self._base(asked),
-            state="stopped",
-            reason=stopped.reason,
-            metrics=stopped.expected,
-            violations=stopped.violations,
-        )
-        self._end(asked, record)
-
-    def _train(self, asked: PendingTrial) -> None:
-        recipe, baseline = asked.recipe, self._baseline(asked.recipe)
+    def train(self, asked: PendingTrial, recipe: Recipe, folder: Path, then: Then) -> None:
+        """Have a worker carry the recipe out in the folder, then call back."""
+        baseline = self.baseline(recipe)
         teacher = self.baselines.get(recipe.distillation.teacher, baseline)
-        folder = self._files / f"{asked.number:04d}"
         args = (self._config, recipe, baseline, teacher, folder, self._costs.latencies(baseline))
-        self._running[self._executor.submit(asked.number, recipe.trainer, objective.evaluate, *args)] = asked
+        self.submit(asked, objective.evaluate, args, then)
         if len(self._running) == self._executor.slots:
             self._begin()
+
+    def submit(self, asked: PendingTrial, work: Callable[..., Any], args: tuple[Any, ...], then: Then) -> None:
+        """Have a worker do a piece of the trial's work, then call back."""
+        future = self._executor.submit(asked.number, asked.recipe.trainer, work, *args)
+        self._running[future] = asked, then
 
     def _collect(self) -> None:
         done, _ = wait(self._running, timeout=0.2, return_when=FIRST_COMPLETED)
         for event in self._executor.events():
             self._tell_progress(event)
         for future in done:
-            asked = self._running.pop(future)
-            if future in self._outlines:
-                self._outlines.discard(future)
-                self._outlined(asked, future)
-            else:
-                self._end(asked, self._record(asked, future))
+            asked, then = self._running.pop(future)
+            then(asked, future)
 
-    def _end(self, asked: PendingTrial, record: TrialRecord) -> None:
+    def _trained(self, asked: PendingTrial, future: Future[Any]) -> None:
+        self.end(asked, self.settled(asked, future))
+
+    def end(self, asked: PendingTrial, record: TrialRecord) -> None:
         """The trial has ended; those that waited for its result take it, or are started."""
         self._display.finished(asked.number)
         self._finish(asked, record)
         for other in self._waiting.pop(asked.recipe.digest(), []):
             if record.state == "complete":
-                self._copy(other, record)
+                self._finish(other, records.copied(record, other))
             else:
                 self._start(other)
-
-    def _copy(self, asked: PendingTrial, known: TrialRecord) -> None:
-        """Equal recipes give equal files: take the result instead of training again."""
-        original = known.number if known.duplicate_of is None else known.duplicate_of
-        now = int(time.time() * 1000)
-        copied = replace(
-            known,
-            number=asked.number,
-            reference=asked.reference,
-            duplicate_of=original,
-            start_ms=asked.start_ms,
-            end_ms=max(now, asked.start_ms),
-            stages={},
-            system={},
-            curves=[],
-        )
-        self._finish(asked, copied)
 
     def _finish(self, asked: PendingTrial, record: TrialRecord) -> None:
         self._sweep.tell(asked, record)
         self._records.append(record)
         self._remember(record)
+        if self._screening is not None:
+            self._screening.rung.learn(record)
         self._log(record)
         self._display.record(record, self._config.study.budget.trials)
         if len(self._records) == GIVE_UP_AFTER and all(r.state == "failed" for r in self._records):
@@ -314,61 +266,34 @@ class Driver:
         if record.state == "complete":
             self._known.setdefault(Recipe.from_dict(record.recipe).digest(), record)
 
-    def _record(self, asked: PendingTrial, future: Future[Any]) -> TrialRecord:
-        """What came of the trial, as a record; raises SweepError when the machine is at fault."""
-        base, baseline = self._base(asked), self._baseline(asked.recipe)
-        error = future.exception()
-        if error is not None:
+    def settled(self, asked: PendingTrial, future: Future[Any]) -> TrialRecord:
+        """What came of carrying a recipe out, as a record; raises SweepError when the machine is at fault."""
+        base = self.failed(asked)
+        if error := future.exception():
             return replace(base, reason=reason(error))
         outcome: Outcome = future.result()
         if outcome.measured is not None:
-            self._costs.add(baseline, outcome.architecture, outcome.measured)
+            self._costs.add(self.baseline(asked.recipe), outcome.architecture, outcome.measured)
         if wrong := self._sweep.unusable(outcome.metrics):
             return replace(base, reason=wrong)
-        seconds = (base.end_ms - base.start_ms) / 1000
-        stages = {**outcome.stages, "platform": max(0.0, seconds - sum(outcome.stages.values()))}
-        violations = self._sweep.violations(outcome.metrics)
-        return replace(
-            base,
-            state="complete",
-            reason=None,
-            metrics=outcome.metrics,
-            feasible=all(v <= 0 for v in violations.values()),
-            violations=violations,
-            stages=stages,
-            system=outcome.system,
-            curves=outcome.curves,
-            artifact=str(outcome.artifact.path),
-            environment=outcome.environment,
-        )
+        return records.complete(base, outcome, self._sweep.violations(outcome.metrics))
 
-    def _base(self, asked: PendingTrial) -> TrialRecord:
-        """What is recorded of every trial, whatever came of it."""
-        recipe, baseline = asked.recipe, self._baseline(asked.recipe)
+    def failed(self, asked: PendingTrial) -> TrialRecord:
+        """The record of a trial that has given nothing yet."""
+        recipe = asked.recipe
         alone = len(self._sweep.space.trainers()) == 1
-        return TrialRecord(
-            number=asked.number,
-            state="failed",
-            reason="unknown",
-            start_ms=asked.start_ms,
-            end_ms=max(int(time.time() * 1000), asked.start_ms),
-            words=recipe.describe() if alone else f"{recipe.trainer} · {recipe.describe()}",
-            recipe=recipe.to_dict(),
-            params=recipe.flat(),
-            feasible=False,
-            reference=asked.reference,
-            versions=baseline.versions,
-            git_commit=git_commit(),
-            data_digest=baseline.data_digest,
-        )
+        words = recipe.describe() if alone else f"{recipe.trainer} · {recipe.describe()}"
+        return records.failed(asked, self.baseline(recipe), words)
 
     def prepare(self) -> None:
         """Train (or find) every dense model that trials start from or learn from, and export the baselines."""
         self._dense.prepare(self._tell_progress)
-        study = self._config.study
-        if study.early_stopping.name != "none":
-            reference = reference_point(study, self._sweep.metrics, list(self.baselines.values()))
-            self._early = EarlyStopping(study, self._sweep.metrics, reference)
+        if self._screening is None:
+            study, metrics = self._config.study, self._sweep.metrics
+            point = reference_point(study, metrics, list(self.baselines.values()))
+            self._screening = Screening(
+                self._config, self._sweep, self._costs, self._display, self, self._records, self._full, point
+            )
 
     def _tell_progress(self, event: Event) -> None:
         self._check()  # a record that cannot be written is said before more is trained

@@ -14,7 +14,7 @@ import time
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from search.errors import SettingsError, SweepError
-from search.sampling.known_costs import Costs, Interval, nothing_known
+from search.sampling.known_costs import EXPECTED, Costs, Interval, nothing_known
 from search.sampling.samplers import samplers
 from search.storage import database as storages
 from search.storage.database import Hold
@@ -31,23 +31,34 @@ from search.storage.single_writer import SingleWriter
 from search.study import config
 from search.study.agree import changed_settings
 from search.study.metrics import KEY, Metrics
-from search.trial.record import TrialRecord
+from search.trial.record import SHORT, TrialRecord
 from trainers.recipe import Recipe
 
 # Keys of the user attributes a trial carries.
 RECORD, REFERENCE, RESUMED, INTERRUPTED = "record", "reference", "resumed_from", "interrupted"
+PROMOTED = "promoted"  # of a trial that its short schedule promoted: what that gave, and its seconds
 ENDS = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 
 @dataclass(frozen=True)
 class PendingTrial:
-    """A trial to evaluate: its number in the sweep, its recipe, and the name of the reference it is, if any."""
+    """A trial to evaluate: its number in the sweep, its recipe, and the name of the reference it is, if any.
+
+    `short`: what the short schedule gave that promoted it, in `short_seconds`.
+    """
 
     number: int
     recipe: Recipe
     reference: str | None
     trial: Trial
     start_ms: int
+    short: Mapping[str, float] | None = None
+    short_seconds: float = 0.0
+
+    @property
+    def title(self) -> str:
+        """What people see of it while it runs."""
+        return f"trial {self.number}: {self.recipe.describe()}"
 
 
 class Sweep:
@@ -162,7 +173,7 @@ class Sweep:
                 self._tell(trial.number, self._read(trial))
                 continue
             if trial.number not in resumed:
-                attrs = {RESUMED: trial.number, REFERENCE: trial.user_attrs.get(REFERENCE)}
+                attrs = {RESUMED: trial.number} | {key: trial.user_attrs.get(key) for key in (REFERENCE, PROMOTED)}
                 self.study.enqueue_trial(trial.params, user_attrs={k: v for k, v in attrs.items() if v is not None})
             Trial(self.study, trial._trial_id).set_user_attr(INTERRUPTED, True)
             self.study.tell(trial.number, state=TrialState.FAIL)
@@ -186,8 +197,17 @@ class Sweep:
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             trial = self.study.ask()
             recipe = self.space.suggest(trial)
-        reference = trial.user_attrs.get(REFERENCE)
-        return PendingTrial(trial.number, recipe, reference, trial, int(time.time() * 1000))
+        attrs = trial.user_attrs
+        short = attrs.get(PROMOTED, {"figures": None, "seconds": 0.0})
+        now = int(time.time() * 1000)
+        return PendingTrial(trial.number, recipe, attrs.get(REFERENCE), trial, now, short["figures"], short["seconds"])
+
+    def promoted(self, asked: PendingTrial, figures: Mapping[str, float], seconds: float) -> PendingTrial:
+        """The trial with what its short schedule gave, stored so that a killed driver need not train that again."""
+        with self._turn:
+            kept = {"figures": dict(figures), "seconds": seconds}
+            self._hold.call(lambda: asked.trial.set_user_attr(PROMOTED, kept))
+        return replace(asked, short=figures, short_seconds=seconds)
 
     def tell(self, asked: PendingTrial, record: TrialRecord) -> None:
         """Store the record, then tell Optuna."""
@@ -202,6 +222,8 @@ class Sweep:
             violations = self.violations(record.metrics) if record.state == "complete" else record.violations
             for limit, amount in violations.items():
                 asked.trial.set_constraint(limit, amount)
+            if expected := self._expected(record):
+                asked.trial.set_user_attr(EXPECTED, expected)
             asked.trial.set_user_attr(RECORD, json.dumps(relative(asdict(record), self._root), sort_keys=True))
             self._tell(asked.number, record)
 
@@ -212,6 +234,15 @@ class Sweep:
             self.study.tell(number, state=TrialState.PRUNED)  # TPE ranks it below every trial that was trained
         else:
             self.study.tell(number, state=TrialState.FAIL)
+
+    def _expected(self, record: TrialRecord) -> dict[str, float]:
+        """What a sampler's model may learn from a stopped trial: the objectives as its short schedule lets expect.
+
+        Of one that was not trained at all nothing: what was expected of it is such a model's own guess.
+        """
+        names, short = self._settings.objectives, any(name.startswith(SHORT) for name in record.metrics)
+        found = {name: record.metrics[f"expected/{name}"] for name in names if f"expected/{name}" in record.metrics}
+        return found if short and record.state == "stopped" and len(found) == len(names) else {}
 
     def unusable(self, metrics: dict[str, float]) -> str:
         """Why the metrics cannot be told to Optuna, in words; "" if they can."""

@@ -15,6 +15,8 @@ from trainers.recipe import flatten
 if TYPE_CHECKING:  # it takes half a second, in every worker
     import pandas as pd
 
+# Before names of metrics: what a short schedule gave, and what was known or expected without the full one.
+SHORT, EXPECTED = "short/", "expected/"
 STATES = ("complete", "stopped", "failed")
 STATUSES = ("finished", "interrupted", "failed")
 
@@ -41,11 +43,12 @@ def colour(scheme: str, faint: bool = False) -> str:
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """One finished trial of a sweep. `stopped`: by what was known or expected of it, before it was trained.
+    """One finished trial of a sweep. `stopped`: by what was known or expected of it, before its full training.
 
     `recipe`: nested, as Recipe.to_dict gives it; `params`: its dotted fields; `words`: the recipe as people say it.
     `metrics`: name -> measured value, in base units; `NAME_low` and `NAME_high` are the ends of a metric's interval; of
-    a stopped one `expected/NAME`. `violations`: constraint -> amount, kept where <= 0. `stages`: seconds each.
+    a stopped one `expected/NAME`; of a short schedule `short/NAME`. `violations`: constraint -> amount, kept at <= 0.
+    `stages`: seconds each.
     `system`: what it took of the machine, as `meter.metered` gives it. `curves`: one dict per epoch, in order.
     `artifact`: path of the exported file.
     `reference`: name of the reference recipe, if it is one.
