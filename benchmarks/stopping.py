@@ -8,8 +8,8 @@ complete one over a quarter epoch; without a file random ones of the planted sur
 
 - before training: size (and latency, by the planted rule) is known; a trial whose expected gain is below a share of the
   hypervolume so far, and which is unlikely to be on the front, is not trained. The first five always are.
-- rungs: every trial is trained for a quarter epoch, and again for the whole schedule when it is promoted; at once: it is
-  promoted when its result arrives, or never (`early_stopping: rungs`).
+- rungs: every trial is trained for a quarter epoch, and again for the whole schedule when it is promoted; at once: that
+  happens when its result arrives, or never (`early_stopping: rungs`).
 - MO-ASHA: Syne Tune's own scheduler in the place of our promotion, given the same results (`syne`: where it is
   installed, apart from our environment).
 

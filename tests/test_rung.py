@@ -27,7 +27,7 @@ from search.trial.record import TrialRecord
 from tasks.mnist.task import Mnist
 from tests import linear
 from trainers.base import Compressed, Dense, Job, Teacher
-from trainers.recipe import Distillation, FineTuning, Pruning, Quantization, Recipe
+from trainers.recipe import Distillation, Pruning, Quantization, Recipe
 
 CHANGES: dict[str, Any] = {
     "objectives": ["accuracy", "size_bytes"],
@@ -39,7 +39,7 @@ CHANGES: dict[str, Any] = {
         "finetuning": {"epochs": 4},
     },
     "references": {"mild": {"pruning": {"granularity": "unstructured", "sparsity": 0.2}}},
-    "early_stopping": "rungs",
+    "early_stopping": {"name": "rungs", "promoted": 0.5},
     "sampler": {"name": "random"},
     "latency": {"max_seconds": 0.1, "target_rel_ci": 0.9},
     "confirm": {"seeds": 0},

@@ -122,7 +122,7 @@ class EarlyStopping(Section):
     schedule: Annotated[float, Field(gt=0, lt=1)] = about(
         "rungs: share of its epochs that a recipe is trained for first, as a complete schedule", 0.25
     )
-    promoted: Annotated[float, Field(gt=0, le=1)] = about("rungs: share of these that are then trained in full", 0.5)
+    promoted: Annotated[float, Field(gt=0, le=1)] = about("rungs: share of these that are then trained in full", 0.6)
 
     @property
     def by_gain(self) -> bool:
