@@ -23,7 +23,8 @@ from search.sweep import driver
 from search.sweep.confirm import Confirmation
 from search.sweep.confirmed import Confirmed
 from search.sweep.display import Display
-from search.sweep.sweep import Sweep, driver_lock
+from search.sweep.lock import driver_lock
+from search.sweep.sweep import Sweep
 
 FIGURES = ("latency_ratio", "size_bytes")  # and the task's own metrics
 

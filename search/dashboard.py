@@ -21,6 +21,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from search.command import ROOT, STORAGE, Usage, UsageError, command
+from search.sampling.known_costs import PRIOR
 from search.storage import database
 from search.tracking.uri import TrackingError
 from search.ui import HOST, PORT, arguments, free_port, stop
@@ -52,7 +53,8 @@ class _View(optuna.storages.RDBStorage):
         found = super().get_all_trials(study_id, deepcopy, states, *args, **kwargs)
         again = self._confirmed(study_id)
         names = self.get_study_system_attrs(study_id).get("study:metric_names") or []
-        return [_with_old_key(_judged(trial, again, names)) for trial in found]
+        own = [trial for trial in found if PRIOR not in trial.user_attrs]  # not those of the sweeps it was warmed by
+        return [_with_old_key(_judged(trial, again, names)) for trial in own]
 
     def _confirmed(self, study_id: int) -> dict[int, dict[str, Any]]:
         """Trial -> what confirmation found of it; empty before."""

@@ -78,8 +78,9 @@ def _search(config: Config, stop: Stop | None, executor: Executor | None) -> tup
     from search.study.metrics import Metrics
     from search.sweep import driver
     from search.sweep.describe import ask, here
+    from search.sweep.lock import driver_lock
     from search.sweep.names import recorded
-    from search.sweep.sweep import Sweep, driver_lock
+    from search.sweep.sweep import Sweep
 
     url, output = address(config.root, config.storage.name), config.root / "logs" / f"{config.study.name}.log"
     with driver_lock(config.root, config.study.name, url, config.storage.patience) as hold, ExitStack() as room:

@@ -20,7 +20,8 @@ from optuna.trial import TrialState
 from search.errors import SettingsError, SweepError
 from search.storage import database
 from search.storage.single_writer import SingleWriter
-from search.sweep.sweep import Sweep, driver_lock
+from search.sweep.lock import driver_lock
+from search.sweep.sweep import Sweep
 from tests import postgres
 from tests.postgres import PASSWORD, QUOTED, Server, free_port
 from tests.test_study import record, study
@@ -114,7 +115,7 @@ def test_without_psycopg_it_says_what_to_install(url: str, monkeypatch: pytest.M
 
 def test_one_driver_per_study_across_machines_until_it_dies(url: str, tmp_path: Path) -> None:
     code = (
-        "import os, sys, time\nfrom pathlib import Path\nfrom search.sweep.sweep import driver_lock\n"
+        "import os, sys, time\nfrom pathlib import Path\nfrom search.sweep.lock import driver_lock\n"
         "from search.storage.database import address\n"
         "with driver_lock(Path(sys.argv[1]), 'tiny', address(Path('unused'), 'postgres')):\n"
         "    print(os.getpid(), flush=True)\n    time.sleep(600)\n"

@@ -14,7 +14,8 @@ from optuna.trial import TrialState
 from search.errors import SettingsError, SweepError
 from search.sampling.tpe import TPESampler
 from search.study.config import Study, check
-from search.sweep.sweep import PendingTrial, Sweep, driver_lock, sweep_names
+from search.sweep.lock import driver_lock
+from search.sweep.sweep import PendingTrial, Sweep, sweep_names
 from search.trial.record import TrialRecord
 
 RAW: dict[str, Any] = {

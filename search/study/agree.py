@@ -11,7 +11,7 @@ from search.study.config import Study
 from trainers.recipe import flatten
 
 # Settings that may change while a sweep goes on: they do not decide what a trial means.
-FREE = ("budget.", "confirm.", "early_stopping.", "description", "published", "task.folder")
+FREE = ("budget.", "confirm.", "early_stopping.", "description", "published", "task.folder", "warm_start", "prefer")
 
 
 def changed_settings(stored: dict[str, Any], settings: Study) -> list[str]:

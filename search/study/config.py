@@ -22,6 +22,7 @@ from search.study.space import Space, SpaceError
 from tasks.base import TaskSpec
 from tasks.load import models_of, problems
 from trainers.base import TRAINERS, DenseSpec, capabilities
+from trainers.recipe import flatten
 
 Positive = Annotated[int, Field(ge=1)]
 Device = Literal["auto", "cpu", "cuda"]
@@ -189,6 +190,14 @@ class Study(Section):
     constraints: list[str] = about("such as [accuracy_drop <= 0.02]; a trial that breaks one is infeasible", [])
     recipe: dict[str, Any] = about("what is done to a model; open values are searched (see RECIPE)")
     references: dict[str, dict[str, Any]] = about("recipes that are tried first, by name: {dense: {}}", {})
+    warm_start: list[str] = about(
+        "earlier sweeps whose trained trials the sampler learns from, such as [mnist_prune-001]; they are no results "
+        "of this one",
+        [],
+    )
+    prefer: dict[str, Any] = about(
+        "values that the first trials take, by field: {quantization.scheme: [static_int8, qat_int8]}", {}
+    )
     published: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_ -]+$")], dict[str, float]] = about(
         "figures of papers that the report draws beside the front: {A PAPER: {accuracy: 0.99, float32_ratio: 100}}", {}
     )
@@ -213,6 +222,11 @@ class Study(Section):
     def space(self) -> Space:
         """The search space that `recipe` describes."""
         return parse(self.recipe, models=models_of(self.task.spec(self.seed)))
+
+    @property
+    def preferred(self) -> dict[str, list[Any]]:
+        """`prefer` by dotted field, each with a list of values."""
+        return {field: value if isinstance(value, list) else [value] for field, value in flatten(self.prefer).items()}
 
     @property
     def limits(self) -> list[Constraint]:
@@ -388,6 +402,14 @@ def _cross(study: Study) -> Iterator[str]:
     for model in study.dense_of:
         if model not in trained:
             yield unknown(f"study.dense_of.{model}", model, sorted(trained - {"baseline"}))
+    for field, values in study.preferred.items():
+        where = f"study.prefer.{field}"
+        if field not in space.entries:
+            yield unknown(where, field, [name for name in space.entries if space.parameters(name)])
+            continue
+        for value in values:
+            if problem := space.unpreferred(field, value):
+                yield f"{where}: {problem}"
     confirm = study.confirm
     if confirm.first_seed <= study.seed < confirm.first_seed + confirm.seeds:
         yield (

@@ -8,7 +8,7 @@ sampler never learns from noise. A range may also be given per granularity or pe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -163,6 +163,73 @@ class Space:
             raise SpaceError(problems)
         return params
 
+    def params_of(self, recipe: Recipe) -> dict[str, Any]:
+        """What `suggest` asks for a trial of that recipe, by parameter; SpaceError where the recipe lies outside."""
+        wanted, params, problems = recipe.canonical().flat(), dict[str, Any](), list[str]()
+
+        def pick(name: str, entry: Choice | Range) -> Any:
+            field = name.split("@")[0]
+            if not _contains(entry, wanted[field]):
+                problems.append(f"{field} is {wanted[field]!r} there, outside {_say(entry)}")
+            params[name] = wanted[field]
+            return wanted[field]
+
+        try:
+            made = self.made(pick).flat()
+        except ValueError as error:
+            raise SpaceError(problems or [str(error)]) from None
+        asked = {name.split("@")[0] for name in params}
+        for name, value in made.items():
+            if name not in asked and value != wanted[name]:
+                problems.append(f"{name} is {wanted[name]!r} there, the study fixes it at {value!r}")
+        if problems:
+            raise SpaceError(problems)
+        return params
+
+    def asked(self, params: Mapping[str, Any]) -> dict[str, Choice | Range]:
+        """What each of a trial's parameters could have been."""
+        found: dict[str, Choice | Range] = {}
+
+        def pick(name: str, entry: Choice | Range) -> Any:
+            found[name] = entry
+            return params[name]
+
+        self.made(pick)
+        return found
+
+    def parameters(self, field: str) -> dict[str, Choice | Range]:
+        """All that may be asked for a field, by parameter; {} where the study fixes it."""
+        found: dict[str, Choice | Range] = {}
+
+        def add(name: str, entry: Any) -> None:
+            if isinstance(entry, Branches):
+                for case, below in entry.cases.items():
+                    add(f"{field}@{case}", below)
+            elif isinstance(entry, Choice | Range):
+                offers = [self._offered(name, field, entry, trainer) for trainer in self.trainers()]
+                found.update({own: offer for own, offer in offers if isinstance(offer, Choice | Range)})
+
+        add(field, self.entries[field])
+        return found
+
+    def preferring(self, values: Mapping[str, Sequence[Any]], pick: Callable[[Sequence[Any]], Any]) -> dict[str, Any]:
+        """Parameters of a trial that takes one of the `values` of each field, as `pick` says; the others are open."""
+        params: dict[str, Any] = {}
+        for field, wanted in values.items():
+            for name, entry in self.parameters(field).items():
+                if valid := [value for value in wanted if _contains(entry, value)]:
+                    params[name] = pick(valid)
+        return params
+
+    def unpreferred(self, field: str, value: Any) -> str:
+        """Why no trial can take the value, in words; "" where some can."""
+        entries = self.parameters(field)
+        if not entries:
+            return f"the study fixes it at {self.entries[field]!r}; leave it out, or open it in study.recipe"
+        if any(_contains(entry, value) for entry in entries.values()):
+            return ""
+        return f"{value!r} is outside the study's {' and '.join(dict.fromkeys(map(_say, entries.values())))}"
+
     def able(self, field: str, trainer: str) -> tuple[Any, ...] | None:
         """Values of the field that the trainer can carry out; None where it does not limit them."""
         if field == "model":
@@ -221,7 +288,10 @@ def _ask(trial: Trial, name: str, entry: Choice | Range) -> Any:
 def _contains(entry: Choice | Range, value: Any) -> bool:
     if isinstance(entry, Choice):
         return value in entry.values
-    return isinstance(value, int | float) and entry.low <= value <= entry.high
+    if not isinstance(value, int | float) or isinstance(value, bool) or not entry.low <= value <= entry.high:
+        return False
+    step = entry.step or (1 if entry.whole else 0)
+    return not step or abs((value - entry.low) / step - round((value - entry.low) / step)) < 1e-6
 
 
 def _say(entry: Choice | Range) -> str:

@@ -289,6 +289,8 @@ class Driver:
         """Train (or find) every dense model that trials start from or learn from, and export the baselines."""
         self._dense.prepare(self._tell_progress)
         if self._screening is None:
+            for name, count in self._sweep.warm({b.name: b.latency_ms for b in self.baselines.values()}).items():
+                self._display.say(f"warm_start: the sampler knows {count} trials of {name}")
             study, metrics = self._config.study, self._sweep.metrics
             point = reference_point(study, metrics, list(self.baselines.values()))
             self._screening = Screening(

@@ -7,13 +7,14 @@ loses nothing; a trial that was being evaluated when the driver died is failed a
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import functools
 import json
+import random
 import threading
 import time
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,8 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from search.errors import SettingsError, SweepError
-from search.sampling.known_costs import EXPECTED, Costs, Interval, nothing_known
+from search.errors import SettingsError
+from search.sampling.known_costs import EXPECTED, PRIOR, Costs, Interval, nothing_known
 from search.sampling.samplers import samplers
 from search.storage import database as storages
 from search.storage.database import Hold
@@ -31,11 +32,14 @@ from search.storage.single_writer import SingleWriter
 from search.study import config
 from search.study.agree import changed_settings
 from search.study.metrics import KEY, Metrics
+from search.sweep import warm_start
+from search.sweep.warm_start import Prior
 from search.trial.record import SHORT, TrialRecord
 from trainers.recipe import Recipe
 
 # Keys of the user attributes a trial carries.
 RECORD, REFERENCE, RESUMED, INTERRUPTED = "record", "reference", "resumed_from", "interrupted"
+PREFERRED = "preferred"  # of one of the first trials, with preferred values: which of them
 PROMOTED = "promoted"  # of a trial that its short schedule promoted: what that gave, and its seconds
 ENDS = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
@@ -84,6 +88,7 @@ class Sweep:
         self._root = root
         self._out: set[int] = set()  # asked and not told
         self._records: dict[int, TrialRecord] = {}
+        self._priors: Sequence[Prior] = ()
         self.space = settings.space
         self._limits = settings.limits
         self._costs: Costs = nothing_known
@@ -120,6 +125,7 @@ class Sweep:
                 )
             # Another storage may have given a sweep of this name to the same record.
             name = named or (names[-1] if names and not fresh else _next(settings.name, {*names, *recorded(names)}))
+            priors = warm_start.priors(settings, name, store)
             study = optuna.create_study(
                 storage=store,
                 study_name=name,
@@ -128,6 +134,7 @@ class Sweep:
             )
             metrics = metrics or Metrics.from_json(study.user_attrs.get(KEY))
         sweep = Sweep(name, study, settings, metrics, store, hold or Hold(), root or storages.folder(storage))
+        sweep._priors = priors
         sweep._agree()
         sweep._recover()
         # A resumed sampler must not repeat the random numbers of the first start.
@@ -152,6 +159,30 @@ class Sweep:
         for name, partial in self._settings.references.items():
             if name not in enqueued:
                 self.study.enqueue_trial(self.space.reference(partial), user_attrs={REFERENCE: name})
+        self._prefer()
+
+    def _prefer(self) -> None:
+        """Enqueue the first trials with the study's preferred values; a sampler proposes the rest of each."""
+        preferred, settings = self._settings.preferred, self._settings
+        first = min(settings.sampler.startup_trials, settings.budget.trials) - len(settings.references)
+        there = {t.user_attrs.get(PREFERRED) for t in self._trials()}
+        for turn in range(max(first, 1)) if preferred else ():
+            if turn not in there:
+                rng = random.Random(f"{settings.seed} {turn}")
+                params = self.space.preferring(preferred, rng.choice)
+                self.study.enqueue_trial(params, user_attrs={PREFERRED: turn})
+
+    def warm(self, latencies: Mapping[str, float]) -> dict[str, int]:
+        """Tell the sampler of the trials of `study.warm_start`, once; how many of each sweep it has been told of.
+
+        `latencies`: of the dense models in ms, by name. Raises SettingsError for a sweep of other data.
+        """
+        before = self._trials()
+        with self._turn:
+            for trial in warm_start.told(self._priors, self._settings, self.get("task"), latencies, before):
+                self._hold.call(functools.partial(self.study.add_trial, trial))
+        sweeps = [t.user_attrs[PRIOR].rpartition("/")[0] for t in self._trials() if PRIOR in t.user_attrs]
+        return dict(Counter(sweeps))
 
     def _redefined(self) -> list[str]:
         """What the task now says otherwise of its metrics."""
@@ -299,31 +330,6 @@ def _next(study: str, taken: Collection[str]) -> str:
 
 def _number(name: str) -> int:
     return int(name.rpartition("-")[2])
-
-
-@contextmanager
-def driver_lock(root: Path, study: str, storage: str = "", patience: float = 300) -> Iterator[Hold]:
-    """Only one driver per study: a second would evaluate enqueued trials twice. Raises SweepError when taken.
-
-    `storage`: the URL; on a server the study is held there as well, against drivers on other machines.
-    """
-    path = root / "locks" / f"{study}.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise SweepError(
-                f"study {study}: another process is running it; wait for it, or stop it and rerun this command"
-            ) from None
-        if not storages.is_server(storage):
-            yield Hold()
-            return
-        hold = storages.ServerHold(storage, study, patience)
-        try:
-            yield hold
-        finally:
-            hold.release()
 
 
 def _quiet_optuna() -> None:
