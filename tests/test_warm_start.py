@@ -141,7 +141,12 @@ def test_other_data_are_refused_and_other_searches_of_the_same_are_not(tmp_path:
         SettingsError, match="warm-001 cannot be used, the task's data_digest differs: 'd' there, 'e' he"
     ):
         warmed(tmp_path, "warm-001", digest="e").warm(LATENCIES)
-    other = {"seed": 3, "sampler": {"name": "random"}, "objectives": ["latency_ratio"], "constraints": []}
+    other: dict[str, Any] = {
+        "seed": 3,
+        "sampler": {"name": "random"},
+        "objectives": ["latency_ratio"],
+        "constraints": [],
+    }
     sweep = warmed(tmp_path, "warm-001", **other)
     assert sweep.warm(LATENCIES) == {"warm-001": 5}
 
