@@ -13,7 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import trainers.base
-from packing.measure import float32_bytes
 from runtimes import latency, quiet
 from runtimes.architecture import architecture_of
 from runtimes.base import Artifact, format_of
@@ -21,6 +20,7 @@ from runtimes.latency import LatencyResult
 from search.study.config import Config
 from search.study.metrics import Metrics
 from search.trial.costly import not_faster
+from search.trial.dense_file import dense_file
 from search.trial.evaluate import quality, save_examples, score
 from search.trial.measure import counted, latencies, latency_spec, same_hardware
 from search.trial.resources import metered
@@ -53,26 +53,22 @@ def _train_and_export(config: Config, spec: DenseSpec, folder: Path, threads: in
     kept = _checkpoints(config, dense_folder.name)
     job = Job(task, folder, format_of(runtime), config.device, threads, progress=progress, checkpoints=kept)
     cache.fill(dense_folder, lambda into: _train(trainer, spec, job, into), key, progress)
-    with quiet.training() as pause:
-        recipe = Recipe(spec.model, spec.trainer, seed=spec.seed)
-        compressed = trainer.compress(recipe, trainer.open_dense(spec, dense_folder), None, job)
-        artifact = Artifact.of(compressed.file)
-        metrics, _ = quality(runtime, artifact, compressed, task, pause)
+    made = dense_file(config, trainer, spec, dense_folder, job)
     return Baseline(
         spec=spec,
         dense_folder=dense_folder,
-        artifact=artifact,
-        metrics=metrics,
+        artifact=made.artifact,
+        metrics=made.metrics,
         samples=len(task.data("validation")),
-        size_bytes=artifact.size_bytes(),
+        size_bytes=made.size_bytes,
         latency_ms=float("nan"),
         data_digest=info.data_digest,
         versions=trainer.versions(),
         environment={},
         task=info,
         examples=save_examples(task, folder / "examples.npz"),
-        float32_bytes=float32_bytes(artifact.read()),
-        architecture=architecture_of(artifact, runtime),
+        float32_bytes=made.float32_bytes,
+        architecture=made.architecture,
     )
 
 
