@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -52,7 +53,7 @@ def test_the_next_sweep_takes_the_file_of_the_first(root: Path, tmp_path: Path, 
     assert counting.exported == 1
     assert second.artifact.path.parent == tmp_path / "second"
     assert second.artifact.path.read_bytes() == first.artifact.path.read_bytes()
-    elsewhere = {"artifact": first.artifact, "examples": first.examples, "latency_ms": 0.0}
+    elsewhere: dict[str, Any] = {"artifact": first.artifact, "examples": first.examples, "latency_ms": 0.0}
     assert dataclasses.replace(second, **elsewhere) == dataclasses.replace(first, **elsewhere)
     assert sorted(p.name for p in (tmp_path / "second").iterdir()) == ["examples.npz", "model.onnx"]
 
