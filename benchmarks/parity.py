@@ -5,8 +5,8 @@
 Version 0.1 is commit 4a998d1, the last before the rooms moved, taken out of git and run with this environment's
 packages. Each tree trains its own dense LeNet-5 first (untimed; with the same seed), then one process of each carries
 out the recipes of RECIPES in turn, one thread, one at a time, which of the two first alternating, until the minutes are
-over: training, quantization, export and evaluation; latency is not measured. Printed for every recipe: the median ratio of
-wall-clock and of CPU time, now over then, where the median stage gained or lost most, and whether the files are equal
+over: training, quantization, export and evaluation; latency is not measured. Printed for every recipe: the median
+ratio of wall-clock and of CPU time, now over then, the stage whose median moved most, and whether the files are equal,
 and if not, why. The dense training is minutes more (two cores: about two). Written to INTO/parity.json.
 """
 
