@@ -87,6 +87,15 @@ def test_a_database_that_says_otherwise_is_left_to_the_driver(done: Config, tmp_
     assert finished(moved) is None
 
 
+def test_references_beyond_the_budget_may_wait(root: Path, planted: linear.LinearTrainer) -> None:
+    config = linear.config(root, confirm={"seeds": 0}, budget={"trials": 1})
+    sweep = linear.searched(config)
+    assert [trial.state.name for trial in sweep.study.trials] == ["COMPLETE", "WAITING"]
+    found = finished(config)
+    assert found is not None
+    assert found[1]["finished"][0] == 1
+
+
 def test_the_command_needs_no_library_of_the_search_to_say_so() -> None:
     heavy = {"optuna", "sqlalchemy", "mlflow", "pandas", "scipy", "torch", "pebble"}
     code = f"import sys, search.run; print(sorted({heavy!r} & {{name.split('.')[0] for name in sys.modules}}))"

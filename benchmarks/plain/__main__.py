@@ -75,13 +75,14 @@ def carry_out(task: str, seed: int, minutes: float, into: Path, words: tuple[str
             continue
         load = os.getloadavg()[0]
         if name == "pare":
-            trials = runs.pare(setup, minutes, log)
+            trials, cpu = runs.pare(setup, minutes, log)
         else:
             precision = record.kept["precision"]
-            trials = runs.plain(setup, known["baseline"], minutes, root.absolute() / "plain", log, precision)
-        known[name] = {"trials": [asdict(each) for each in trials], "load_before": load, "when": time.strftime("%F %T")}
+            trials, cpu = runs.plain(setup, known["baseline"], minutes, root.absolute() / "plain", log, precision)
+        about = {"cpu_seconds": cpu, "load_before": load, "when": time.strftime("%F %T")}
+        known[name] = {"trials": [asdict(each) for each in trials], **about}
         record.save()
-        print(f"seed {seed}: {name}: {figures.counted(trials)}", flush=True)
+        print(f"seed {seed}: {name}: {figures.counted(trials)}, {cpu:.0f} CPU-s", flush=True)
     if "judged" not in known:
         searches = {name: [Settled(**each) for each in known[name]["trials"]] for name in ORDER}
         known["judged"] = judge.judge(setup, known["baseline"], searches)
@@ -94,6 +95,9 @@ def report(record: Record) -> str:
     for number, known in record.kept["seeds"].items():
         if "judged" in known:
             rows[number] = figures.compared(known["judged"]["plain"], known["judged"]["pare"], minutes)
+            for name in ORDER:
+                trained = known["judged"][name]["counts"]["trained"]
+                rows[number][f"{name}_cpu_per_trained"] = known[name]["cpu_seconds"] / max(1, trained)
     if not rows:
         return "nothing is judged yet"
     record.kept["compared"] = rows

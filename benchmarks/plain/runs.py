@@ -105,12 +105,15 @@ def newest(setup: Setup) -> Callable[[str], Any]:
     return read
 
 
-def pare(setup: Setup, minutes: float, log: Path) -> list[Settled]:
-    """Pare's trials of so many minutes from its command on, with nothing known of costs but what it finds out."""
+def pare(setup: Setup, minutes: float, log: Path) -> tuple[list[Settled], float]:
+    """Pare's trials of so many minutes from its command on, and the CPU-seconds of all its processes.
+
+    Nothing is known of costs but what it finds out.
+    """
     for kept in ("costs", "placement"):
         shutil.rmtree(setup.root / "cache" / kept, ignore_errors=True)
     words = [*setup.command(), "study.budget.trials=100000"]
-    began = _timed([[sys.executable, "-m", "search.run", *words]], minutes, log)
+    began, cpu = _timed([[sys.executable, "-m", "search.run", *words]], minutes, log)
     found = []
     for record in newest(setup)("records"):
         state = {"complete": "trained"}.get(record["state"], record["state"])
@@ -119,25 +122,25 @@ def pare(setup: Setup, minutes: float, log: Path) -> list[Settled]:
             values = tuple(record["metrics"][name] for name in ("accuracy", "latency_ms", "size_bytes"))
             state, file = ("copied" if record["duplicate_of"] is not None else state), record["artifact"]
         found.append(Settled(record["end_ms"] / 1000 - began, state, values, file))
-    return _within(found, minutes)
+    return _within(found, minutes), cpu
 
 
 def plain(
     setup: Setup, baseline: dict[str, Any], minutes: float, into: Path, log: Path, precision: str = "float32"
-) -> list[Settled]:
-    """The plain script's, one process per core."""
+) -> tuple[list[Settled], float]:
+    """The same of the plain script, one process per core."""
     shutil.rmtree(into, ignore_errors=True)
     into.mkdir(parents=True)
     file = into / "settings.json"
     file.write_text(json.dumps({**settings(setup, baseline, into), "precision": precision}, indent=1))
     script = [sys.executable, "-m", "benchmarks.plain.script", str(file)]
-    began = _timed([[*script, str(worker)] for worker in range(cores())], minutes, log)
+    began, cpu = _timed([[*script, str(worker)] for worker in range(cores())], minutes, log)
     lines = [json.loads(line) for log in into.glob("trials-*.jsonl") for line in log.read_text().splitlines()]
     found = [
         Settled(line["at"] - began, line["state"], tuple(line["values"]) if line["values"] else None, line["file"])
         for line in lines
     ]
-    return _within(found, minutes)
+    return _within(found, minutes), cpu
 
 
 def settings(setup: Setup, baseline: dict[str, Any], into: Path) -> dict[str, Any]:
@@ -174,13 +177,15 @@ def reference(partial: dict[str, Any]) -> dict[str, Any] | None:
     return found if granularity == "none" else {**found, f"sparsity_{granularity}": pruning["sparsity"]}
 
 
-def _timed(commands: Sequence[Sequence[str]], minutes: float, log: Path) -> float:
-    """Run them side by side for so long, then end them; gives when they were started. Raises RuntimeError if one fails.
+def _timed(commands: Sequence[Sequence[str]], minutes: float, log: Path) -> tuple[float, float]:
+    """Run them side by side for so long, then end them; raises RuntimeError if one fails.
+
+    Gives when they were started, and the CPU-seconds of them and of what they started.
 
     A process that ends by itself before its time with exit code 0 has nothing more to do.
     """
     with log.open("ab") as out:
-        began = time.time()
+        began, before = time.time(), os.times()
         running = [subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=out) for command in commands]
         try:
             while time.time() - began < 60 * minutes and any(each.poll() is None for each in running):
@@ -192,7 +197,8 @@ def _timed(commands: Sequence[Sequence[str]], minutes: float, log: Path) -> floa
             _end(running)
     if failed:
         raise RuntimeError(f"{' '.join(failed[0].args)} failed: {log.read_text()[-2000:]}")  # type: ignore[arg-type]
-    return began
+    after = os.times()
+    return began, sum(after[2:4]) - sum(before[2:4])
 
 
 def _end(running: Sequence[subprocess.Popen[bytes]]) -> None:

@@ -19,7 +19,8 @@ from search.study.metrics import KEY, Metrics
 
 _NAMES = "select study_id, study_name from studies where study_name like ? escape '!'"
 _ATTRIBUTES = "select key, value_json from study_user_attributes where study_id = ?"
-_OPEN = "select count(*) from trials where study_id = ? and state in ('RUNNING', 'WAITING')"
+# What only waits changes nothing: a reference for which the budget had no room.
+_OPEN = "select count(*) from trials where study_id = ? and state = 'RUNNING'"
 _SETTLED = (
     "select count(*) from trials join trial_user_attributes using (trial_id) "
     "where study_id = ? and key = 'record' and state in ('COMPLETE', 'PRUNED', 'FAIL')"
