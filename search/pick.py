@@ -30,6 +30,7 @@ from search.tracking.uri import store_uri
 from serving import picked
 from tasks.base import TaskInfo
 from tasks.mnist.task import RECORDED_WITHOUT
+from trainers.base import NETWORK
 
 HELP = Usage(
     "search.pick",
@@ -106,10 +107,13 @@ def pick(asked: Request) -> str:
     for old in out.glob("model.*"):
         old.unlink()
     with tempfile.TemporaryDirectory() as scratch:
-        source, recipe = registry.fetch(store_uri(root), str(row["run_id"]), Path(scratch))
-        file = out / source.name
-        shutil.copyfile(source, file)
-    (out / "recipe.json").write_text(json.dumps(recipe, indent=2) + "\n")
+        fetched = registry.fetch(store_uri(root), str(row["run_id"]), Path(scratch))
+        file = out / fetched.file.name
+        shutil.copyfile(fetched.file, file)
+        shutil.rmtree(out / NETWORK, ignore_errors=True)
+        if fetched.network is not None:
+            shutil.copytree(fetched.network, out / NETWORK)
+    (out / "recipe.json").write_text(json.dumps(fetched.recipe, indent=2) + "\n")
     task = Tracking(root, found.study).task(found.sweep) or RECORDED_WITHOUT
     (out / "MODEL_CARD.md").write_text(card(found, row, file, task))
     lines = [f"picked trial {row['number']}: {result(found, row)}"]
@@ -118,6 +122,8 @@ def pick(asked: Request) -> str:
     (out / "model.pare").write_bytes(packed)
     lines += [f"Folder   {out}"]
     lines.append(f"Packed   model.pare, {len(packed):,} bytes to download; {file.name} has {file.stat().st_size:,}")
+    if (out / NETWORK).is_dir():
+        lines.append(f"Network  {NETWORK}/, the network itself: MODEL_CARD.md says how it is loaded")
     along = _for_serving(root, found, row, file) if file.suffix in picked.SERVED else {}
     if said_of["register"] == "yes":
         about = json.loads((out / "about.json").read_text()) if along else {}

@@ -26,6 +26,9 @@ from serving.protocol import Ends, parse
 from serving.source import RegistrySource
 from tasks.mnist import data
 from tests.linear import LinearTrainer, config, searched
+from tests.trainer_workers import in_worker
+from trainers.base import NETWORK, Compressed, Dense, Job, Teacher
+from trainers.recipe import Recipe
 
 
 @pytest.fixture
@@ -146,3 +149,54 @@ def test_usage_errors(words: list[str], says: str, capsys: pytest.CaptureFixture
 def test_no_words_end_in_a_traceback(words: list[str]) -> None:
     with contextlib.suppress(UsageError):
         assert pick.arguments(words).settings["study"]
+
+
+class NarrowTrainer(LinearTrainer):
+    """Writes a network beside its file, as trainers of torch do: the linear one as a program."""
+
+    def compress(self, recipe: Recipe, dense: Dense, teacher: Teacher | None, job: Job) -> Compressed:
+        made = super().compress(recipe, dense, teacher, job)
+        if recipe.pruning.granularity != "none":
+            in_worker("pytorch", save_linear, made.file, job.folder / NETWORK)
+        return made
+
+
+def save_linear(file: Path, folder: Path) -> None:
+    """The linear file's network as `trainers.pytorch.saved` writes it; in a process of its own."""
+    import onnx
+    import torch
+    from onnx import numpy_helper
+    from torch import nn
+
+    from trainers.pytorch.saved import save
+
+    layers = [numpy_helper.to_array(each) for each in onnx.load(file).graph.initializer]
+    model = nn.Sequential(nn.Flatten(), *(nn.Linear(*layer.shape, bias=False) for layer in layers)).eval()
+    for module, layer in zip(list(model)[1:], layers, strict=True):
+        module.weight.data = torch.from_numpy(layer.T.copy())
+    save(model, folder, (torch.zeros(2, 1, 28, 28),))
+
+
+def test_the_pruned_network_goes_along_and_loads_as_the_card_says(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("trainers.base.load", lambda trainer: NarrowTrainer())
+    searched(config(root))
+    assert pick.main(["study=lucky", f"root={root}", "trial=1", "register=no"]) == 0
+    out = root / "picked" / "lucky"
+    assert f"Network  {NETWORK}/" in capsys.readouterr().out
+    assert {file.name for file in (out / NETWORK).iterdir()} == {"weights.safetensors", "widths.json", "program.pt2"}
+    code = re.search(r"```python\n(.*?)```", (out / "MODEL_CARD.md").read_text(), re.S)
+    assert code
+    alone = (
+        f"{code[1]}\nimport sys\nassert 'trainers' not in sys.modules\nnp.save('said.npy', outputs.detach().numpy())"
+    )
+    subprocess.run([sys.executable, "-I", "-c", alone], cwd=out, check=True, env={"OMP_NUM_THREADS": "1"})
+    with np.load(out / "example.npz") as example:
+        session = onnxruntime.load(Artifact.of(out / "model.onnx"), threads=1)
+        wanted = run_single(session, example["i.input"])
+    np.testing.assert_allclose(np.load(out / "said.npy"), wanted, rtol=1e-3, atol=1e-3)
+
+    assert pick.main(["study=lucky", f"root={root}", "trial=0", "register=no"]) == 0  # nothing is pruned there
+    assert not (out / NETWORK).exists()
+    assert "The network itself" not in (out / "MODEL_CARD.md").read_text()

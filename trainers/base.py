@@ -23,6 +23,8 @@ from trainers.recipe import Recipe, RecipeError, choice
 CACHED_BYTES = 1_000_000_000
 # Of an exported model's outputs on the first rows of the validation split, by which the file is judged.
 COMPARED_BYTES, COMPARED_ROWS = 32_000_000, 5_000
+# Folder beside an exported file where the trainer writes the network itself, in a form that needs none of our code.
+NETWORK = "network"
 
 
 class TrainingError(RuntimeError):

@@ -14,6 +14,7 @@ from runtimes.base import LAYOUTS
 from search.front.summary import Summary
 from search.front.wording import said
 from tasks.base import Port, TaskInfo
+from trainers.base import NETWORK
 
 # What of the recorded place people need -> how the card says it.
 _PLACE = {
@@ -44,6 +45,7 @@ def card(found: Summary, row: pd.Series, file: Path, task: TaskInfo) -> str:
         if task.serving and task.serving["kind"] == "image"
         else "`python infer.py INPUTS.npz` runs it with NumPy and the runtime alone; without a file it checks itself.",
         "",
+        *(_network(task, row) if (file.parent / NETWORK).is_dir() else ()),
         "## Figures",
         "",
         *_figures(found, row),
@@ -83,6 +85,30 @@ def usage(task: TaskInfo, file: Path) -> list[str]:
         shown = ", ".join(task.classes[:20]) + (", …" if len(task.classes) > 20 else "")
         lines.append(f"Classes: {shown}.")
     return lines
+
+
+def _network(task: TaskInfo, row: pd.Series) -> Iterator[str]:
+    """How the network itself is loaded, where its trainer wrote it beside the file."""
+    scheme = row.get("quantization.scheme")
+    yield "## The network itself"
+    yield ""
+    yield f"`{NETWORK}/` holds the pruned network as torch knows it, to be trained further or exported anew"
+    yield "(before its numbers became those of the file):" if scheme not in ("none", None) else "(float32):"
+    yield "`program.pt2` runs without its author's code and without Pare, `weights.safetensors` holds its weights by"
+    yield "name, `widths.json` the sizes that pruning left of each module."
+    yield ""
+    yield "```python"
+    yield "import numpy as np, torch"
+    yield ""
+    yield f'network = torch.export.load("{NETWORK}/program.pt2").module()'
+    yield 'with np.load("example.npz") as example:'
+    yield f"    inputs = [torch.from_numpy(example[name]) for name in {[f'i.{port.name}' for port in task.inputs]}]"
+    yield "outputs = network(*inputs)"
+    yield "```"
+    yield ""
+    yield "With the author's code at hand, `trainers.pytorch.saved.restore` gives a freshly built network these widths"
+    yield "and weights."
+    yield ""
 
 
 def _figures(found: Summary, row: pd.Series) -> Iterator[str]:

@@ -8,11 +8,13 @@ import os
 import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib import metadata
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from search.tracking.uri import TrackingError, quiet, reaching
+from trainers.base import NETWORK
 
 SUFFIXES = (".onnx", ".tflite", ".pt2")
 # What a served model needs, by the file's suffix; mlflow-skinny (which serves as mlflow does), numpy, pandas besides.
@@ -21,8 +23,17 @@ RUNTIME = {".onnx": "onnxruntime", ".tflite": "ai-edge-litert"}
 ENDS = ("inputs", "outputs")
 
 
-def fetch(uri: str, run_id: str, into: Path) -> tuple[Path, dict[str, Any]]:
-    """(model file, recipe) of a trial's run, downloaded into the folder; the confirmed file where there is one."""
+@dataclass(frozen=True)
+class Fetched:
+    """A trial's files out of the record. `network`: the folder beside the file; None where the trainer wrote none."""
+
+    file: Path
+    recipe: dict[str, Any]
+    network: Path | None = None
+
+
+def fetch(uri: str, run_id: str, into: Path) -> Fetched:
+    """The files of a trial's run, downloaded into the folder; the confirmed one where there is one."""
     from mlflow.tracking import MlflowClient
 
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
@@ -32,8 +43,13 @@ def fetch(uri: str, run_id: str, into: Path) -> tuple[Path, dict[str, Any]]:
         files = [path for path in paths if path.endswith(SUFFIXES)]
         if not files:
             raise TrackingError(f"tracking: run {run_id} in {uri} holds no model file")
-        recipe = json.loads(Path(client.download_artifacts(run_id, "recipe.json", str(into))).read_text())
-        return Path(client.download_artifacts(run_id, files[0], str(into))), recipe
+
+        def download(path: str) -> Path:
+            return Path(client.download_artifacts(run_id, path, str(into)))
+
+        network = (PurePosixPath(files[0]).parent / NETWORK).as_posix()
+        recipe = json.loads(download("recipe.json").read_text())
+        return Fetched(download(files[0]), recipe, download(network) if network in paths else None)
 
 
 def register(

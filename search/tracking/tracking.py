@@ -24,6 +24,7 @@ from search.tracking.moved import repair
 from search.tracking.uri import TrackingError, quiet, reaching, store_uri
 from search.trial.record import STATUSES, Outcome, TrialRecord, colour, read_row
 from tasks.base import TaskInfo
+from trainers.base import NETWORK
 from trainers.recipe import flatten
 
 # Read by mlflow: no usage reports, no address printed per trial, an unreachable server told in seconds, not minutes.
@@ -193,6 +194,8 @@ class Tracking:
             artifacts.log_artifact(str(file))
         if record.artifact is not None:
             artifacts.log_artifact(record.artifact)
+            if (network := Path(record.artifact).with_name(NETWORK)).is_dir():
+                artifacts.log_artifacts(str(network), NETWORK)
         status = {"complete": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}[record.state]
         self._client.set_terminated(logged.info.run_id, status, record.end_ms)
 
@@ -223,6 +226,8 @@ class Tracking:
                     self._replace(run, confirmed.figures(run.data.metrics, point), confirmed.tags(point, number))
                 if point is not None and point["number"] == number:
                     self._client.log_artifact(run.info.run_id, point["chosen"], "confirmed")
+                    if (network := Path(point["chosen"]).with_name(NETWORK)).is_dir():
+                        self._client.log_artifacts(run.info.run_id, str(network), f"confirmed/{NETWORK}")
             if points:
                 self._client.log_dict(self._needed(sweep).info.run_id, {"points": list(points)}, "confirmed.json")
 

@@ -30,7 +30,7 @@ from search.trial.task import task_of
 from search.trial.timing import FileTimer
 from tasks import cache
 from tasks.base import Progress, digest_of
-from trainers.base import Dense, DenseSpec, Job, Teacher, shape_of, task_digest
+from trainers.base import NETWORK, Dense, DenseSpec, Job, Teacher, shape_of, task_digest
 from trainers.recipe import Recipe
 from trainers.stages import timed
 
@@ -110,7 +110,15 @@ def _measure(
     environment = found.environment | {"noisy": found.noisy, "latency_of": of, "notes": "; ".join(built.notes)}
     environment |= {"not_faster": slow} if slow else {}
     return Outcome(
-        metrics, stages, built.system, built.curves, built.artifact, environment, built.architecture, measured
+        metrics,
+        stages,
+        built.system,
+        built.curves,
+        built.artifact,
+        environment,
+        built.architecture,
+        measured,
+        built.beside,
     )
 
 
@@ -212,6 +220,7 @@ def build(
         figures,
         architecture=architecture,
         notes=list(compressed.notes),
+        beside=tuple(sorted(path for path in (folder / NETWORK).rglob("*") if path.is_file())),
     )
 
 

@@ -64,7 +64,8 @@ class Baseline:
 class Exported:
     """An exported file and what is known of it without timing it. `metrics`: the task's own on the validation split.
 
-    `counted`: its bytes and weights, as `measure.counted` gives them. `architecture`: by `architecture_of`.
+    `counted`: its bytes and weights, as `measure.counted` gives them. `architecture`: by `architecture_of`. `beside`:
+    the files of its folder `network`, which travel with it from host to host.
     """
 
     artifact: Artifact
@@ -79,6 +80,7 @@ class Exported:
     system: dict[str, float] = field(default_factory=dict)
     architecture: str = ""
     notes: list[str] = field(default_factory=list)
+    beside: tuple[Path, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, to be stored with the sweep."""
@@ -88,7 +90,9 @@ class Exported:
     def restore(stored: dict[str, Any]) -> Exported | None:
         """What `to_dict` gave -> Exported; None when its file is gone or changed, or another version stored it."""
         artifact = _restored(stored, Exported)
-        return None if artifact is None else Exported(**stored | {"artifact": artifact})
+        if artifact is None:
+            return None
+        return Exported(**stored | {"artifact": artifact, "beside": tuple(map(Path, stored["beside"]))})
 
     def figures(self, baseline: Baseline, metrics: Metrics) -> dict[str, float]:
         """Every figure that needs no timing, by name."""
@@ -139,7 +143,8 @@ class Outlined:
 class Outcome:
     """What one trial gave; `stages` in seconds, `system` as `meter.metered` gives it, `curves` one dict per epoch.
 
-    `measured`: the latency of its file where that was measured; else that of its `architecture` was known.
+    `measured`: the latency of its file where that was measured; else that of its `architecture` was known. `beside`: as
+    Exported's.
     """
 
     metrics: dict[str, float]
@@ -150,6 +155,7 @@ class Outcome:
     environment: dict[str, Any]
     architecture: str = ""
     measured: LatencyResult | None = None
+    beside: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,17 @@ from torch import fx, nn
 
 from tasks.base import digest_of
 from trainers import base
-from trainers.base import CACHED_BYTES, COMPARED_BYTES, COMPARED_ROWS, Compressed, Dense, DenseSpec, Job, Teacher
+from trainers.base import (
+    CACHED_BYTES,
+    COMPARED_BYTES,
+    COMPARED_ROWS,
+    NETWORK,
+    Compressed,
+    Dense,
+    DenseSpec,
+    Job,
+    Teacher,
+)
 from trainers.bits import FLOAT, allocated
 from trainers.onnx.place import not_slower
 from trainers.onnx.weights import FILE_SCHEMES, weight_only_int8
@@ -38,7 +48,6 @@ from trainers.recipe import PLACED, Pruning, Recipe, RecipeError
 from trainers.stages import numbered, timed
 
 WEIGHTS = "weights.safetensors"
-NETWORK = "network"  # folder beside the file of a narrowed network: the network itself, as anyone can read it
 PACKAGES = ("torch", "torchao", "torch-pruning", "onnx", "onnxscript", "onnxruntime")
 STATISTICS_ROWS, STATISTICS_AT_ONCE = 4000, 500  # for batch norm
 
