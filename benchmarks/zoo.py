@@ -306,7 +306,7 @@ class Volumes(nn.Sequential):
 
 
 class Branching(nn.Module):
-    """Decides by its data: what no file can hold."""
+    """Decides by its data: what TorchScript alone makes a file of."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -316,6 +316,16 @@ class Branching(nn.Module):
         """float [N, 4] -> [N, 3]."""
         made = self.layer(rows)
         return made if made.sum() > 0 else -made
+
+
+class ByNumpy(Branching):
+    """Decides by its data in NumPy: what no file can hold."""
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        """float [N, 4] -> [N, 3]."""
+        made = self.layer(rows)
+        largest = float(made.detach().numpy().max())
+        return made / largest if largest > 1.0 else made
 
 
 def lightning() -> nn.Module:
@@ -410,4 +420,5 @@ NETWORKS: dict[str, Network] = {
     "dlrm": Network(Dlrm, lambda rows: (torch.randn(rows, 13), torch.randint(100, (rows, 4)))),
     "lightning": Network(lightning, images(32)),
     "branching": Network(Branching, _noise(4)),
+    "by_numpy": Network(ByNumpy, _noise(4)),
 }  # fmt: skip

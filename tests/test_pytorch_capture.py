@@ -124,11 +124,38 @@ def test_a_decision_by_the_data_names_the_users_line() -> None:
     assert pickle.loads(pickle.dumps(raised.value)).place == raised.value.place
 
 
-def test_such_a_network_gives_no_file(tmp_path: Path) -> None:
-    for model in (Loop(), Branch()):
-        with pytest.raises(CaptureError):
-            export(model.eval(), (torch.randn(2, 4),), tmp_path / "model.onnx", {})
+def test_what_torchscript_can_compile_becomes_a_file_that_decides_by_its_data(tmp_path: Path) -> None:
+    for model, kind in ((Loop(), "Loop"), (Branch(), "If")):
+        file = tmp_path / f"{kind}.onnx"
+        assert export(model.eval(), (torch.randn(2, 4),), file, {}) == "torchscript-compiled"
+        assert kind in [node.op_type for node in onnx.load(file).graph.node]
+        session, decisions = onnxruntime.InferenceSession(file), set[bool]()
+        for shift in (-3.0, 3.0):
+            rows = torch.randn(5, 4) + shift
+            with torch.no_grad():
+                wanted = model(rows).numpy()
+            assert relative_error(session.run(None, {"input": rows.numpy()})[0], wanted) < 1e-5
+            decisions.add(bool(model.layer(rows).sum() > 0))
+        assert decisions == {True, False}
+
+
+class ByNumpy(Branch):
+    """As a person writes it who thinks in NumPy: no exporter reads this."""
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        made = self.layer(rows)
+        large = float(np.abs(made.detach().numpy()).max())
+        return made / large if large > 1.0 else made
+
+
+def test_what_neither_exporter_can_read_gives_no_file_and_names_the_line(tmp_path: Path) -> None:
+    with pytest.raises((CaptureError, ExportError)) as raised:
+        export(ByNumpy().eval(), (torch.randn(2, 4),), tmp_path / "model.onnx", {})
     assert not list(tmp_path.iterdir())
+    place, line = raised.value.place.rsplit(":", 1)
+    assert Path(place) == Path(__file__)
+    assert Path(__file__).read_text().splitlines()[int(line) - 1].strip().startswith("large = float(np.abs(")
+    assert "relative error" in raised.value.message  # what one run recorded is not taken for the network
 
 
 def test_in_place_operators_are_exported_as_they_compute(tmp_path: Path) -> None:

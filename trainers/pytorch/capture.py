@@ -74,8 +74,8 @@ def capture(model: nn.Module, example: Example, inputs: Sequence[Port] = ()) -> 
     except GuardOnDataDependentSymNode as problem:
         place, code = user_line(problem)
         raise CaptureError(
-            f"the network decides by the values of its data{f': `{code}`' if code else ''}; a file holds one fixed "
-            "sequence of operators, so write it with torch.where or torch.cond, or compress the part without it",
+            f"the network decides by the values of its data{f': `{code}`' if code else ''}; a captured program "
+            "holds one fixed sequence of operators, so write it with torch.where or torch.cond, or compress the part without it",
             "export",
             place,
         ) from problem

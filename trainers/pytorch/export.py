@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -18,6 +19,9 @@ from trainers.pytorch.capture import CaptureError, Example, UnknownOperatorError
 
 FLOAT_ERROR, INTEGER_ERROR = 1e-3, 0.2  # relative, root of the mean square: what a right file may differ by
 INTEGER = {"QuantizeLinear", "DynamicQuantizeLinear"}
+# Ways to a file beside torch.export: the operators of one run, or the network's code compiled.
+TRACED, COMPILED = "torchscript", "torchscript-compiled"
+TORCHSCRIPT = {TRACED: "TorchScript, which recorded one run", COMPILED: "TorchScript's compiler"}
 
 
 class ExportError(TaskError):
@@ -48,32 +52,51 @@ def export(
         check(program_runner(program), model, example, inputs, outputs)
         torch.export.save(program, path, extra_files=dict(about))
         return "torch.export"
-    made, way = _made(model, example, inputs, outputs)
+    made, way, failed = _made(model, example, inputs, outputs)
     content = described(made, about, inputs, outputs).SerializeToString()
     file_runner(content, inputs, outputs)(example)
     integer = any(node.op_type in INTEGER for node in made.graph.node)
     # Of an integer file what is written is checked, not the kernels: in a deep network each rounding may tip the next.
     run = file_runner(content, inputs, outputs, optimized=not integer)
-    check(run, model, example, inputs, outputs, INTEGER_ERROR if integer else FLOAT_ERROR)
+    try:
+        for given in (example, *(_other_values(model, example) if failed else ())):
+            check(run, model, given, inputs, outputs, INTEGER_ERROR if integer else FLOAT_ERROR)
+    except ExportError as wrong:
+        if failed is None:
+            raise
+        reason, place = _why(failed)
+        raise ExportError(
+            f"{reason.rstrip('.')}; by {TORCHSCRIPT[way]}, it is another network: {wrong.message}", "export", place
+        ) from failed
     path.write_bytes(content)
     return way
 
 
 def _made(
     model: nn.Module, example: Example, inputs: Sequence[Port], outputs: Sequence[Port]
-) -> tuple[onnx.ModelProto, str]:
-    """The ONNX model by the first exporter that knows the network, and its name."""
+) -> tuple[onnx.ModelProto, str, Exception | None]:
+    """The ONNX model by the first exporter that knows the network, its name, and why torch.export did not."""
     try:
-        return exporter.to_onnx(capture(model, example, inputs), inputs, outputs)
+        return *exporter.to_onnx(capture(model, example, inputs), inputs, outputs), None
     except Exception as problem:  # the exporter's own classes have no common base
-        if isinstance(problem, CaptureError) and not isinstance(problem, UnknownOperatorError):
-            raise
         failed = problem
-    try:
-        return exporter.scripted(model, example, inputs, outputs), "torchscript"
-    except Exception:
-        reason = failed.message if isinstance(failed, TaskError) else str(failed).strip().splitlines()[0]
-        raise ExportError(f"neither of torch's exporters knows the network: {reason}", "export") from failed
+    reason, place = _why(failed)
+    # Of a network that decides by its data one run holds for that run alone: it is compiled or has no file.
+    decides = isinstance(failed, CaptureError) and not isinstance(failed, UnknownOperatorError)
+    ways = {COMPILED: exporter.scripted} if decides else {TRACED: exporter.traced, COMPILED: exporter.scripted}
+    for way, make in ways.items():
+        try:
+            return make(model, example, inputs, outputs), way, failed
+        except Exception as problem:
+            last = _first_line(problem).rstrip(".:")
+    if decides:
+        raise CaptureError(f"{reason}; nor can TorchScript compile it: {last}", "export", place) from failed
+    raise ExportError(f"none of torch's exporters knows the network: {reason}", "export", place) from failed
+
+
+def _why(problem: Exception) -> tuple[str, str]:
+    """The reason, and the user's line where it is known."""
+    return (problem.message, problem.place) if isinstance(problem, TaskError) else (_first_line(problem), "")
 
 
 Run = Callable[[Example], Sequence[np.ndarray]]
@@ -145,7 +168,7 @@ def check(
 
 
 def _first_line(problem: Exception) -> str:
-    return str(problem).strip().splitlines()[0]
+    return (str(problem).strip() or type(problem).__name__).splitlines()[0]
 
 
 def _other_sizes(example: Example, inputs: Sequence[Port]) -> Iterator[Example]:
@@ -160,6 +183,15 @@ def _other_sizes(example: Example, inputs: Sequence[Port]) -> Iterator[Example]:
                 _resized(each, port.shape.index(name), length) if name in port.shape else each
                 for each, port in zip(example, inputs, strict=True)
             )
+
+
+def _other_values(model: nn.Module, example: Example) -> Iterator[Example]:
+    """The example with other values: a file that holds what one run decided by its data says something else then."""
+    for factor in (-3.0, 0.1):
+        given = tuple(each * factor if each.is_floating_point() else each.flip(0) for each in example)
+        with contextlib.suppress(Exception), torch.no_grad():  # values that the model itself refuses are left out
+            model(*given)
+            yield given
 
 
 def _resized(tensor: torch.Tensor, axis: int, length: int) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""A captured program as ONNX, three ways: torch's dynamo exporter by its inner steps, by its public door, TorchScript.
+"""A network as ONNX: torch's dynamo exporter by its inner steps, by its public door, TorchScript traced or compiled.
 
 The only file that uses torch.onnx._internal, whose version is pinned exactly; without it `exported` does the same,
 some five to ten times slower.
@@ -153,8 +153,19 @@ def _registry() -> _registration.ONNXRegistry:
     return registry
 
 
-def scripted(model: nn.Module, example: Example, inputs: Sequence[Port], outputs: Sequence[Port]) -> onnx.ModelProto:
+def traced(model: nn.Module, example: Example, inputs: Sequence[Port], outputs: Sequence[Port]) -> onnx.ModelProto:
     """By the TorchScript exporter, which records the operators of one run: for what torch.export does not know."""
+    return _by_torchscript(model, example, inputs, outputs)
+
+
+def scripted(model: nn.Module, example: Example, inputs: Sequence[Port], outputs: Sequence[Port]) -> onnx.ModelProto:
+    """By TorchScript's compiler, which reads the network's code: decisions by the data become If, loops become Loop."""
+    with _quietly():
+        compiled = torch.jit.script(model)
+    return _by_torchscript(compiled, example, inputs, outputs)
+
+
+def _by_torchscript(model: Any, example: Example, inputs: Sequence[Port], outputs: Sequence[Port]) -> onnx.ModelProto:
     buffer = io.BytesIO()
     named = [*inputs, *outputs]
     with _quietly():

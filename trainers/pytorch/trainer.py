@@ -29,12 +29,14 @@ from trainers.bits import FLOAT, allocated
 from trainers.onnx.place import not_slower
 from trainers.onnx.weights import FILE_SCHEMES, weight_only_int8
 from trainers.pytorch import clusters, grid, models, quantize, saved
+from trainers.pytorch.capture import CaptureError
 from trainers.pytorch.channels import ChannelPruning
 from trainers.pytorch.copies import lectures, with_copies
 from trainers.pytorch.course import Course, open_course
 from trainers.pytorch.device import device_of
 from trainers.pytorch.distill import TrainingLoss, lecture_of
-from trainers.pytorch.export import export
+from trainers.pytorch.export import TORCHSCRIPT, export
+from trainers.pytorch.fallback import quantized_file
 from trainers.pytorch.masks import HeldMasks, MaskedPruning, Masks, coverage, maskable, sparsity
 from trainers.pytorch.mixed import levels_of, losses_by_bits
 from trainers.pytorch.narrowing import Narrowing, mean_loss
@@ -66,6 +68,7 @@ class _Trial:
     weights: set[str] = field(default_factory=set)
     dense: Callable[[], nn.Module] = nn.Identity
     integer: bool = True
+    uncaptured: CaptureError | None = None
     narrow: nn.Module | None = None
     pruned: float = 0.0
     stages: dict[str, float] = field(default_factory=dict)
@@ -297,6 +300,18 @@ def _quantize(trial: _Trial) -> None:
         )
         trial.model.eval()
         return
+    if scheme in PLACED and trial.course.job.format == "onnx":
+        try:
+            _quantize_captured(trial)
+        except CaptureError as problem:
+            trial.uncaptured = problem  # the file is quantized instead, once it is there
+    else:
+        _quantize_captured(trial)
+
+
+def _quantize_captured(trial: _Trial) -> None:
+    """Integers in the captured program, and training with them for QAT. CaptureError where it cannot be captured."""
+    scheme, tuning = trial.recipe.quantization.scheme, trial.recipe.finetuning
     trial.weights = set(maskable(trial.model))
     calibration, inputs = trial.course.samples(), trial.course.info.inputs
     keep_float: tuple[str, ...] = ()
@@ -348,8 +363,12 @@ def _write(trial: _Trial, file: Path, versions: dict[str, str]) -> dict[str, tor
         weights = quantize.stored_weights(model, trial.weights)
     else:
         weights = maskable(model)
-    export(model, trial.course.samples(2)[0], file, about, info.inputs, info.outputs)
-    if not trial.integer:
+    way = export(model, trial.course.samples(2)[0], file, about, info.inputs, info.outputs)
+    if way in TORCHSCRIPT:
+        trial.course.note(f"exported by {TORCHSCRIPT[way]}: torch.export cannot capture the network")
+    if trial.uncaptured is not None:
+        trial.course.notes += quantized_file(trial.recipe, trial.course.job, file, about, trial.uncaptured)
+    elif not trial.integer:
         weight_only_int8(file)
     if change := FILE_SCHEMES.get(trial.recipe.quantization.scheme):
         trial.course.notes += not_slower(trial.course.job, file, change)
