@@ -15,10 +15,10 @@ from onnx import numpy_helper
 
 from search.study.parse import parse
 from tests.tiny_task import Regions
-from trainers.base import Compressed, Dense, DenseSpec, Job, capabilities, task_digest
+from trainers.base import NETWORK, Compressed, Dense, DenseSpec, Job, capabilities, task_digest
 from trainers.bits import CHOICES, allocated
 from trainers.pytorch.saved import program_of, restore
-from trainers.pytorch.trainer import NETWORK, Trainer
+from trainers.pytorch.trainer import Trainer
 from trainers.recipe import FineTuning, Pruning, Quantization, Recipe
 
 torch.set_num_threads(1)

@@ -75,7 +75,8 @@ def capture(model: nn.Module, example: Example, inputs: Sequence[Port] = ()) -> 
         place, code = user_line(problem)
         raise CaptureError(
             f"the network decides by the values of its data{f': `{code}`' if code else ''}; a captured program "
-            "holds one fixed sequence of operators, so write it with torch.where or torch.cond, or compress the part without it",
+            "holds one fixed sequence of operators, so write it with torch.where or torch.cond, or compress the part "
+            "without it",
             "export",
             place,
         ) from problem
