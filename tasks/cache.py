@@ -89,6 +89,26 @@ def fill(
     return True
 
 
+def trim(folders: Path, most: int) -> None:
+    """Remove those of a kind that were used longest ago, by their time of change, until they hold at most `most` bytes.
+
+    Whoever reads one that is removed meets an OSError, and makes it again.
+    """
+    found = []
+    for folder in folders.iterdir():
+        with contextlib.suppress(OSError):  # another process removes them too
+            if folder.is_dir() and not folder.name.startswith("."):
+                size = sum(path.stat().st_size for path in folder.rglob("*"))
+                found.append((folder.stat().st_mtime, size, folder))
+    held = sum(size for _, size, _ in found)
+    for _, size, folder in sorted(found):
+        if held <= most:
+            return
+        with locked(folder, _silent), contextlib.suppress(OSError):
+            _remove(folder)
+        held -= size
+
+
 def sha256_of(path: Path) -> str:
     """64 hex digits over the file's bytes."""
     with path.open("rb") as file:

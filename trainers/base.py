@@ -88,6 +88,7 @@ class Job:
     long training is kept until it has ended; the folder itself where there is none. `timer`: how fast files are, by
     which a trainer keeps float what integers make slower; `decisions`: where it keeps what it then decides, once for
     each architecture and target, so that equal recipes give equal files. Without them nothing is decided by time.
+    `networks`: where a trainer may keep fine-tuned networks, for recipes that differ only in what follows.
     """
 
     task: Task
@@ -100,6 +101,7 @@ class Job:
     checkpoints: Path | None = None
     timer: Timer | None = None
     decisions: Path | None = None
+    networks: Path | None = None
 
 
 @dataclass(frozen=True)

@@ -199,6 +199,7 @@ def build(
         kept = _checkpoints(config, f"{baseline.dense_folder.name}-{recipe.digest()}")
         timer, decisions = FileTimer(runtime, task), _decisions(config)
         job = Job(task, folder, format_of(runtime), config.device, 1, pause, progress, kept, timer, decisions)
+        job = replace(job, networks=_networks(config))
         compressed = trainer.compress(recipe, dense, taught if recipe.distillation.kind != "none" else None, job)
         stages |= compressed.stages
         artifact = Artifact.of(compressed.file)
@@ -301,6 +302,13 @@ def _train(trainer: trainers.base.Trainer, spec: DenseSpec, job: Job, into: Path
 def _checkpoints(config: Config, name: str) -> Path:
     """Where the state of a long training lies: by what it makes, since a killed trial comes back as another."""
     return config.root / "cache" / "checkpoints" / name
+
+
+def _networks(config: Config) -> Path | None:
+    """Where fine-tuned networks are kept, if the study has recipes that may share one."""
+    space = config.study.space
+    several = any(len(space.possible(f"quantization.{part}")) > 1 for part in ("scheme", "clusters", "max_drop"))
+    return config.root / "cache" / "networks" if several else None
 
 
 def _decisions(config: Config) -> Path:

@@ -37,6 +37,7 @@ from trainers.pytorch.device import device_of
 from trainers.pytorch.distill import TrainingLoss, lecture_of
 from trainers.pytorch.export import TORCHSCRIPT, export
 from trainers.pytorch.fallback import quantized_file
+from trainers.pytorch.finetuned import TAKEN, Finetuned, finetuned, restore, state_of
 from trainers.pytorch.masks import HeldMasks, MaskedPruning, Masks, coverage, maskable, sparsity
 from trainers.pytorch.mixed import levels_of, losses_by_bits
 from trainers.pytorch.narrowing import Narrowing, mean_loss
@@ -132,7 +133,7 @@ class Trainer:
         device = _start(job, recipe.seed)
         trial = _begin(recipe, dense, teacher, job, device, self.versions())
         prunable = sum(weight.numel() for weight in maskable(trial.model).values())
-        _prune(trial)
+        _fine_tune(trial, finetuned(recipe, dense, teacher, job, device, self.versions()))
         _cluster(trial)
         _quantize(trial)
         course = trial.course
@@ -232,6 +233,26 @@ def _with_copies(course: Course, teacher: Teacher, network: nn.Module | None) ->
 
 def _placed(model: nn.Module, device: torch.device) -> nn.Module:
     return model.to(device, memory_format=torch.channels_last)
+
+
+def _fine_tune(trial: _Trial, kept: Finetuned | None) -> None:
+    """As `_prune`, or take the network that an equal training gave before."""
+    if kept is None:
+        _prune(trial)
+    elif (state := kept.load()) is None:
+        _prune(trial)
+        state = state_of(trial.model, trial.masks, trial.pruned, trial.curves, trial.course.notes)
+        if problem := kept.save(state):
+            trial.course.note(problem)
+    else:
+        with trial.stage("load"):
+            granularity = trial.recipe.pruning.granularity
+            restore(trial.model.eval(), state, plain=granularity != "none")
+            trial.masks = {name: mask.to(trial.course.device) for name, mask in state["masks"].items()}
+            trial.pruned, trial.curves = state["pruned"], state["curves"]
+            trial.narrow = trial.model if granularity == "channel" else None
+        for note in [*state["notes"], TAKEN]:
+            trial.course.note(note)
 
 
 def _prune(trial: _Trial) -> None:
