@@ -21,7 +21,7 @@ from trainers.recipe import Distillation, FineTuning, Pruning, Quantization, Rec
 SPEC = DenseSpec("pytorch", "lenet5", epochs=0.5, learning_rate=2e-3, batch_size=50, seed=3)
 RECIPE = Recipe(
     "lenet5",
-    pruning=Pruning("channel", 0.5),
+    pruning=Pruning("unstructured", 0.5),
     distillation=Distillation("soft", 2.0, 0.5),
     finetuning=FineTuning(epochs=0.5, qat_epochs=0.25, learning_rate=2e-3, batch_size=50),
     seed=7,
@@ -57,7 +57,7 @@ def made(recipe: Recipe, dense: Dense, task: Mnist, folder: Path, networks: Path
 @pytest.mark.parametrize(
     ("pruning", "schemes"),
     [
-        ("channel", ("static_int8", "qat_int8")),
+        ("unstructured", ("static_int8", "qat_int8")),
         *(pytest.param(each, ALL, marks=pytest.mark.cluster) for each in PRUNINGS),
     ],
 )
@@ -84,7 +84,7 @@ def test_every_export_of_one_network_is_bit_by_bit_what_training_again_gives(
     "other",
     [
         replace(RECIPE, seed=8),
-        replace(RECIPE, pruning=Pruning("channel", 0.7)),
+        replace(RECIPE, pruning=Pruning("unstructured", 0.7)),
         replace(RECIPE, distillation=Distillation("soft", 3.0, 0.5)),
         replace(RECIPE, finetuning=replace(RECIPE.finetuning, learning_rate=1e-3)),
     ],
