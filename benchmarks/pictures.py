@@ -15,6 +15,7 @@ from search import ui
 from search.command import ROOT, STUDY, Setting, Usage, command
 from search.front.publish import write
 from search.front.summary import read
+from search.tracking import views
 from search.tracking.uri import TrackingError
 
 HELP = Usage(
@@ -35,7 +36,7 @@ def make(root: Path, study: str, out: Path) -> None:
     browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if browser is None:
         raise TrackingError("pictures: no Chromium on this machine: apt install chromium")
-    links, port = ui.preset(root)[study], ui.free_port(None)
+    links, port = views.preset(root)[study], ui.free_port(None)
     from playwright.sync_api import sync_playwright
 
     with ui.serving(root, port), sync_playwright() as playwright:
@@ -43,15 +44,19 @@ def make(root: Path, study: str, out: Path) -> None:
         page: Any = opened.new_page(viewport=_WIDE)
         page.set_default_timeout(_PATIENCE)
         page.goto(f"http://{ui.HOST}:{port}/{links['']}")
-        page.locator(".scatterlayer path.point").first.wait_for()
+        _seen(page, "img.pare-front")
         page.screenshot(path=out / "ui_front.png")
         page.goto(f"http://{ui.HOST}:{port}/{links[f'sweep {summary.sweep}']}")
-        page.get_by_text("Show more").first.click()
-        shown = page.locator("img[src*='front_small.png']")
-        shown.wait_for()
-        page.wait_for_function("image => image.naturalWidth > 500", arg=shown.element_handle())
+        _seen(page, "img[src*='front_small.png']")
         page.screenshot(path=out / "ui_compare.png")
         opened.close()
+
+
+def _seen(page: Any, image: str) -> None:
+    """Wait until that image is there in full size."""
+    shown = page.locator(image).first
+    shown.wait_for()
+    page.wait_for_function("image => image.complete && image.naturalWidth > 500", arg=shown.element_handle())
 
 
 def _carry_out(words: list[str]) -> int:

@@ -133,12 +133,26 @@ def test_the_charts_show_every_trial_and_tell_the_front(links: dict[str, str], p
 def test_the_first_visit_opens_the_charts_and_no_chat(links: dict[str, str], page: Any) -> None:
     assert next(iter(links)) == "smoke report", "our report comes first"
     page.goto(links["smoke"])
-    page.locator(".js-plotly-plot").first.wait_for()
+    page.locator("img.pare-front").wait_for()
     assert page.evaluate("localStorage.getItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1')") == "true"
     # Its button stays, with a label that shows when it is pointed at; the panel is shut.
     assert page.locator(":text-is('MLflow Assistant'):visible:not(.assistant-fab-label)").count() == 0
     page.goto(links["Start page"])
     page.wait_for_function("document.querySelector('img.front').naturalWidth > 500")
+
+
+def test_the_first_view_shows_the_front_s_line_in_per_cent_and_kb(links: dict[str, str], browser: Any) -> None:
+    """MLflow's scatter charts have no units: the picture above them has, and is shown in full size."""
+    page = browser.new_page()
+    page.set_viewport_size({"width": 1440, "height": 900})
+    page.goto(links["smoke"])
+    picture = page.locator("img.pare-front")
+    picture.wait_for()
+    page.wait_for_function("image => image.complete && image.naturalWidth > 900", arg=picture.element_handle())
+    place = picture.bounding_box()
+    assert place["width"] > 700
+    assert place["y"] + place["height"] < 900, "it can be seen without scrolling"
+    page.close()
 
 
 def test_the_front_alone(links: dict[str, str], page: Any, summary: Summary) -> None:
@@ -158,12 +172,15 @@ def test_infeasible_trials_have_a_page_and_a_mark(links: dict[str, str], page: A
 
 
 def test_the_sweeps_page_shows_table_and_pictures(links: dict[str, str], page: Any) -> None:
+    """Unfolded: nothing has to be clicked."""
     page.goto(links["sweep smoke-002"])
-    page.get_by_text("Show more").first.click()
     for name in ("front", "compare"):
         picture = page.locator(f"img[src*='path={name}_small.png']")
         picture.wait_for()
         page.wait_for_function("image => image.naturalWidth > 500", arg=picture.element_handle())
+        page.wait_for_function(
+            "image => image.closest('div[class^=css]').clientHeight > 400", arg=picture.element_handle()
+        )
     page.get_by_text(re.compile(f"smoke-002 against smoke-001: ({VERDICTS})")).first.wait_for()
 
 

@@ -1,5 +1,6 @@
 """The report says what was recorded: table, exports, picture, page and the command line."""
 
+import functools
 import json
 import math
 import re
@@ -215,6 +216,7 @@ def test_charts_hold_the_points_that_the_table_holds(root: Path) -> None:
     assert stairs["accuracy"].is_monotonic_increasing
 
 
+@functools.cache
 def _crowd(root: Path, count: int) -> Summary:
     """Trials scattered at random, four of them references."""
     random = np.random.default_rng(count)
@@ -229,10 +231,20 @@ def _crowd(root: Path, count: int) -> Summary:
     return _small(root, f"crowd{count}", [scattered(number) for number in range(count)])
 
 
+def test_the_page_of_200_trials_stays_below_1_6_mb(root: Path) -> None:
+    summary = _crowd(root, 200)
+    layer = {"type": "Conv", "difference": 0.5, "ms": 0.1, "size_bytes": 10**6}
+    one = {"layers": [{"name": f"layer{i}.conv"} | layer for i in range(20)], "rest": {"Relu": 0.01}}
+    found = {"dense": {"pytorch/lenet5": one}, "trials": {str(number): one for number in summary.front["number"]}}
+    made = page.page(summary, found)
+    assert made.count("<details") == 1 + len(summary.front)
+    assert len(made.encode()) < 1.6e6
+
+
 @pytest.mark.parametrize("count", [2, 5, 18, 200])
 @pytest.mark.parametrize("panel", [PLOTLY, PICTURE])
 def test_labels_stand_over_no_point_and_no_other_label(root: Path, count: int, panel: Panel) -> None:
-    summary = _crowd(root, count) if panel is PLOTLY else read(root, f"crowd{count}")
+    summary = _crowd(root, count)
     placed = labels(summary, "latency_ms", "accuracy", panel)
     assert {"knee", "dense = knee", "ptq int8 = knee"} & {each.name for each in placed}
 

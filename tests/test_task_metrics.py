@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from runtimes.base import Artifact
 from runtimes.latency import Comparison, LatencyResult, Timing
-from search import pick, ui
+from search import pick
 from search.command import UsageError
 from search.front import comparison, page, pareto, publish
 from search.front.card import card
@@ -32,6 +32,7 @@ from search.study.metrics import Metrics
 from search.sweep.candidates import candidates
 from search.sweep.confirmed import Confirmed, front, summarize
 from search.sweep.reference import reference_point
+from search.tracking import views
 from search.trial.record import TrialRecord
 from search.trial.results import Baseline, Exported, Judged
 from tasks.base import ACCURACY, Metric, TaskInfo
@@ -276,7 +277,7 @@ def test_table_page_and_figures_are_in_the_tasks_names(root: Path) -> None:
     assert json.loads(rows.to_json(orient="records"))[0]["error"] == pytest.approx(rows["error"].iloc[0])
     for words in (text, re.sub("<script>.*?</script>", "", shown, flags=re.S), ",".join(map(str, rows))):
         assert "ccuracy" not in words
-    view = ui.chart_view("error-001", summary.metrics, summary.objectives, summary.trials)
+    view = views.chart_view("error-001", summary.metrics, summary.objectives, summary.trials)
     assert ("latency_ms", "error") in _axes(view)
     assert "metrics.`error`" in view["selectedColumns"]
     assert "ccuracy" not in json.dumps(view)

@@ -22,6 +22,7 @@ from search.front.places import files
 from search.front.publish import write
 from search.front.summary import summarize
 from search.study.metrics import Metrics
+from search.tracking import views
 from search.tracking.tracking import Tracking
 from tests import sweeps
 from tests.sweeps import failed, record
@@ -42,11 +43,12 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_view_names_what_was_recorded(root: Path) -> None:
     trials = Tracking(root, "shown").trials("shown-001")
-    view = ui.chart_view("shown-001", Metrics(), ["accuracy", "latency_ms"], trials)
+    view = views.chart_view("shown-001", Metrics(), ["accuracy", "latency_ms"], trials)
     drawn = [
         (c["type"], c.get("xaxis", {}).get("key"), c.get("yaxis", {}).get("key")) for c in view["compareRunCharts"]
     ]
     assert drawn == [
+        ("IMAGE", None, None),
         ("SCATTER", "latency_ms", "accuracy"),
         ("SCATTER", "size_bytes", "accuracy"),
         ("PARALLEL", None, None),
@@ -61,7 +63,7 @@ def test_the_view_names_what_was_recorded(root: Path) -> None:
 
 def test_links_are_stored_with_each_study(root: Path) -> None:
     Tracking(root, "untouched")
-    links = ui.preset(root)
+    links = views.preset(root)
     tracking = Tracking(root, "shown")
     place = f"#/experiments/{tracking.experiment}/runs"
     machine_learning = "workflowType=machine_learning"

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from functools import cache
 from html import escape
@@ -15,6 +16,7 @@ if TYPE_CHECKING:  # it takes a second to import
     import plotly.graph_objects as go
 
 ASSETS = Path(__file__).parent / "assets"
+_LONG = re.compile(r"-?\d+\.\d{6,}(?:e[+-]?\d+)?")  # more digits than a screen shows: half of a large page
 
 
 def document(title: str, body: Iterable[str], charts: bool = True) -> str:
@@ -38,7 +40,7 @@ def chart(figure: go.Figure, alt: str, hint: str = "", wide: bool = False) -> st
     `wide`: it scrolls sideways on a narrow screen.
     """
     title = figure.layout.title.text or ""
-    drawn = str(figure.to_json()).replace("</", "<\\/")
+    drawn = _LONG.sub(lambda found: f"{float(found[0]):.6g}", str(figure.to_json())).replace("</", "<\\/")
     made = (
         f"<div class=chart role=group aria-label='{escape(alt)}'></div><script type=application/json>{drawn}</script>"
     )

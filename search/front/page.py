@@ -89,10 +89,8 @@ def _head(summary: Summary) -> Iterator[str]:
             "raise latency.max_seconds.</p>"
         )
     if out_of_view := axes.hidden(summary):
-        yield (
-            f"<p class=soft>{out_of_view} measured trials lie outside the charts' first view; "
-            "double-click a chart to see all.</p>"
-        )
+        few = "1 measured trial lies" if out_of_view == 1 else f"{out_of_view} measured trials lie"
+        yield f"<p class=soft>{few} outside the charts' first view; double-click a chart to see all.</p>"
 
 
 def _cards(summary: Summary) -> Iterator[str]:

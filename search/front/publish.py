@@ -66,6 +66,7 @@ def finish(
             metrics,
             [*pictures, *small, made.page, *([made.layers] if made.layers.is_file() else [])],
             note,
+            made.picture,
         ),
     )
     return summary

@@ -112,7 +112,7 @@ def _row(summary: Summary, row: pd.Series, names: list[str]) -> str:
     copied = escape(command(summary, number))
     copy = f"<button class=copy title='{copied}' aria-label='copy the command for trial {number}'>copy</button>"
     place = f"#/experiments/{summary.about.get('experiment', '')}/runs/{row.get('run_id', '')}"
-    link = f"<a href='{_UI}/{place}' data-place='{place}' aria-label='trial {number} in MLflow'>trial</a>"
+    link = f"<a class=mlflow href='{_UI}/{place}' aria-label='trial {number} in MLflow'>trial</a>"
     return (
         f"<tr class='{' '.join(kinds)}' id=trial-{number} data-kinds='{' '.join(kinds)}' "
         f"data-scheme='{escape(str(row.get(_SCHEME, '')))}'><td data-value={number}>{number}</td>"
@@ -124,10 +124,10 @@ def _row(summary: Summary, row: pd.Series, names: list[str]) -> str:
 def _cell(metrics: Metrics, row: pd.Series, name: str) -> str:
     value = row[name]
     if name in ("latency_ratio", "size_ratio"):
-        return f"<td data-value={1 / value if value else ''}>{times(row, name)}</td>"
+        return f"<td data-value={f'{1 / value:.7g}' if value else ''}>{times(row, name)}</td>"
     ends = interval(row, name)
     title = f" title='{metrics[name].text(ends[0])} to {metrics[name].text(ends[1])}'" if ends else ""
-    return f"<td data-value={value}{title}>{escape(said(metrics, row, name))}</td>"
+    return f"<td data-value={value:.9g}{title}>{escape(said(metrics, row, name))}</td>"
 
 
 def environment(summary: Summary) -> Iterator[str]:

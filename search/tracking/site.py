@@ -1,9 +1,11 @@
 """MLflow's server with pages of ours before it, on the same address: what `python -m search.ui` runs.
 
 `/pare` is a start page with the newest front's picture and a link per study, `/pare/reports/...` the written reports.
-MLflow's own page is handed on as it is, but for one line: its chat panel, which covers the charts at the first visit,
-stays shut. This is the only file that knows how MLflow's server is told its store, and the key of that panel, both of
-MLflow 3.17; a browser test holds them.
+MLflow's own page is served as it is, with a style and a script of ours in its head: its chat panel, which covers the
+charts at the first visit, stays closed; the front's picture among the charts is shown as wide as its card and not as a
+small preview; a run's description that begins with our picture is opened in full, once per page. This is the only file
+that knows how MLflow's server is told its store, and those names of its page, all of MLflow 3.17; a browser test holds
+them.
 """
 
 from __future__ import annotations
@@ -22,7 +24,24 @@ Send = Callable[[Scope], Awaitable[None]]
 ROOT, STORE = "PARE_UI_ROOT", "PARE_UI_STORE"
 START, REPORTS = "/pare", "/pare/reports/"
 PAGE = "ui.html"  # below root: what START shows
-_SHUT = b"<script>localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', 'true')</script>"
+_IN_HEAD = b"""<style>
+[data-testid='experiment-view-compare-runs-card']:has(img.pare-front) {position: relative}
+.rc-image:has(img.pare-front) {position: absolute; inset: 44px 8px 52px; width: auto; height: auto; background: #fff}
+img.pare-front {width: 100%; height: 100%; object-fit: contain}
+</style><script>
+localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', 'true');
+let opened = '';
+new MutationObserver(() => {
+  for (const image of document.querySelectorAll("img[src*='images%2Ffront%2B'][src*='%2Bcompressed.webp']")) {
+    image.classList.add('pare-front');
+    image.src = image.src.replace('%2Bcompressed.webp', '.png');
+  }
+  const more = document.querySelector("[data-component-id$='.show_comment_text_toggle']");
+  if (!more || opened === location.hash || !more.parentElement.querySelector("img[src*='_small.png']")) return;
+  opened = location.hash;
+  more.click();
+}).observe(document, {childList: true, subtree: true, attributes: true, attributeFilter: ['src']});
+</script>"""
 _HEADERS = {"x-content-type-options": "nosniff", "cache-control": "no-cache"}
 
 
@@ -54,7 +73,7 @@ def made() -> Callable[[Scope, Receive, Send], Awaitable[None]]:
         elif path.startswith(REPORTS):
             await _file(_below(root / "reports", unquote(path.removeprefix(REPORTS))), send)
         elif path == "/":
-            await app(scope, receive, _with_line(send))
+            await app(scope, receive, _with_ours(send))
         else:
             await app(scope, receive, send)
 
@@ -77,8 +96,8 @@ async def _file(file: Path | None, send: Send) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
-def _with_line(send: Send) -> Send:
-    """Sends MLflow's page with the line in its head."""
+def _with_ours(send: Send) -> Send:
+    """Sends MLflow's page with our lines in its head."""
     start: Scope = {}
     parts: list[bytes] = []
 
@@ -89,7 +108,7 @@ def _with_line(send: Send) -> Send:
         parts.append(message.get("body", b""))
         if message.get("more_body"):
             return
-        body = b"".join(parts).replace(b"<head>", b"<head>" + _SHUT, 1)
+        body = b"".join(parts).replace(b"<head>", b"<head>" + _IN_HEAD, 1)
         kept = [(k, v) for k, v in start["headers"] if k.lower() not in (b"content-length", b"etag", b"last-modified")]
         await send({**start, "headers": [*kept, (b"content-length", str(len(body)).encode())]})
         await send({**message, "body": body})

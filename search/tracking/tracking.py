@@ -38,6 +38,7 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 from mlflow.tracking import MlflowClient
 
 _ENDS = dict(zip(STATUSES, ("FINISHED", "KILLED", "FAILED"), strict=True))
+PICTURE = "front"  # key of the picture among a sweep's images
 _SCHEME = "quantization.scheme"
 _Texts = Mapping[str, str]
 _NONE: _Texts = {}
@@ -278,7 +279,8 @@ class Tracking:
     def finish_sweep(self, sweep: str, outcome: Outcome) -> None:
         """Record what the sweep came to and end its run; a later call (a resumed sweep) overwrites it."""
         with reaching(self.uri):
-            run_id = self._needed(sweep).info.run_id
+            run = self._needed(sweep)
+            run_id = run.info.run_id
             curve = outcome.hypervolume
             points = [
                 Metric("hypervolume", float(value), int(end_ms), int(number))
@@ -290,10 +292,21 @@ class Tracking:
             self._client.log_text(run_id, outcome.front.to_csv(index=False), "front.csv")
             for path in outcome.files:
                 self._client.log_artifact(run_id, str(path))
+            if outcome.picture is not None:
+                self._show_picture(run, outcome.picture)
             if outcome.note:
                 self._log(run_id, tags={"mlflow.note.content": outcome.note})
                 self._client.set_experiment_tag(self.experiment, "mlflow.note.content", outcome.note)
             self._client.set_terminated(run_id, _ENDS[outcome.status])
+
+    def _show_picture(self, run: Run, picture: Path) -> None:
+        """The one image of the run, under the key PICTURE; that of an earlier end of the sweep is replaced."""
+        from PIL import Image
+
+        if "images" in [item.path for item in self._client.list_artifacts(run.info.run_id)]:
+            get_artifact_repository(run.info.artifact_uri, tracking_uri=self.uri).delete_artifacts("images")
+        with Image.open(picture) as image:
+            self._client.log_image(run.info.run_id, image, key=PICTURE)
 
     def tag_study(self, key: str, value: str) -> None:
         """Set a tag of the study's experiment."""

@@ -152,7 +152,8 @@ class Outcome:
     """What a sweep came to. `status`: finished, interrupted or failed. `front`: one row per member, for reading.
 
     `metrics`: single figures. `hypervolume`: columns number, end_ms, hypervolume, one row per trial. `files`: report
-    and pictures. `note`: Markdown, shown as the description of the sweep and of the experiment.
+    and pictures. `note`: Markdown, shown as the description of the sweep and of the experiment. `picture`: the front as
+    a PNG, which MLflow's charts show as an image.
     """
 
     status: str
@@ -161,6 +162,7 @@ class Outcome:
     metrics: Mapping[str, float] = field(default_factory=dict)
     files: Sequence[Path] = ()
     note: str = ""
+    picture: Path | None = None
 
     def __post_init__(self) -> None:
         if self.status not in STATUSES:

@@ -108,5 +108,5 @@ document.addEventListener("click", event => {
   navigator.clipboard ? navigator.clipboard.writeText(button.title).then(told, asked) : asked();
 });
 // Links to MLflow's pages: on the server that shows this page, or where `python -m search.ui` answers by itself.
-if (location.protocol.startsWith("http")) for (const link of document.querySelectorAll("a[data-place]"))
-  link.href = `${location.origin}/${link.dataset.place}`;
+if (location.protocol.startsWith("http")) for (const link of document.querySelectorAll("a.mlflow"))
+  link.href = location.origin + "/" + new URL(link.href).hash;
