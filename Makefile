@@ -3,13 +3,13 @@
 study = mnist_prune
 args =
 
-# Words like `fresh=true` or `study.budget.trials=3` are variables to make; they are handed on as they were given.
+# Words like `fresh=true` or `study.budget.trials=3` are variables to make; they are passed on as they were given.
 quoted = '$(subst ','\'',$(1))'
 given = $(foreach name,$(sort $(.VARIABLES)),$(if $(filter command,$(origin $(name))),$(name)))
 overrides = $(foreach name,$(filter-out study args PYTHON,$(given)),$(call quoted,$(name)=$(value $(name))))
 
 define HELP
-make run [study=NAME] [SETTING=VALUE ...]   search a study's Pareto front, or go on where it stopped
+make run [study=NAME] [SETTING=VALUE ...]   search a study's Pareto front, or resume where it stopped
 make ui                                     look at the trials in MLflow's UI
 make dashboard                              look at the studies in Optuna's dashboard
 make schedule                               start the sweeps of experiments/schedule when they are due
@@ -22,7 +22,7 @@ make clean-cache                            remove cached data, dense baselines 
 Examples
   make run study=mnist_prune
   make run study=smoke fresh=true study.budget.trials=5
-  make run study=smoke args="--help"        all settings; args= also takes --multirun and the like
+  make run study=smoke args="--help"        all settings; args= takes other options too, such as --multirun
 
 Studies
 endef

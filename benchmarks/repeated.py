@@ -3,7 +3,7 @@
     python -m benchmarks.repeated [net=resnet18] [inputs=200] [requests=2000] [cache_mb=64]
 
 One client of search.serve, without pause; inputs are asked for as often as words of a language are used (Zipf). Halfway
-the served folder gets other weights and `search.serve update` is called while the client goes on. Every answer is
+the served folder gets other weights and `search.serve update` is called while the client continues. Every answer is
 compared with what the version that it names must say.
 """
 

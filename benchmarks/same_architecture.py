@@ -3,7 +3,7 @@
     python -m benchmarks.same_architecture RUN_FOLDER [--weights 6] [--runtime onnxruntime]
 
 Takes the exported files of a sweep (`mlruns/trials/NAME-001`), one of each architecture, gives each other weights
-(drawn anew, and nine tenths of them zero), and measures all of them against the sweep's baseline, each in a process of
+(drawn again, and nine tenths of them zero), and measures all of them against the sweep's baseline, each in a process of
 its own. Prints the standard deviation of the ratio within an architecture, in per cent, beside half the width that a
 single measurement's interval has.
 """

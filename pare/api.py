@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def run(study: str, *, config_dir: str | Path | None = None, **overrides: Any) -> pd.DataFrame:
-    """Search a study until its budget is spent, or go on where it stopped; returns its front, as `front` does.
+    """Search a study until its budget is spent, or resume where it stopped; returns its front, as `front` does.
 
     `config_dir`: a folder of your own with `study/NAME.yaml`. `overrides`: any setting of `python -m search.run --help`
     by its dotted name, such as `**{"study.budget.trials": 20}`. Raises ConfigError with every mistake in them.

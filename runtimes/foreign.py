@@ -59,7 +59,7 @@ def format_of(name: str) -> str:
 
 @functools.cache
 def load(name: str) -> ModuleType:
-    """The module, imported; raises ValueError when it cannot be or lacks a function."""
+    """The module, imported; raises ValueError when it cannot be or has not all functions."""
     module = _imported(name)
     if missing := [need for need in NEEDED if not callable(getattr(module, need, None))]:
         raise ValueError(f"runtime: {name!r} has no {' and no '.join(missing)}(); see runtimes.base.Runtime")

@@ -206,7 +206,7 @@ def pin(threads: int) -> None:
         return
     os.sched_setaffinity(0, ALLOWED)
     busy = dict(enumerate(psutil.cpu_percent(interval=0.1, percpu=True)))
-    # In some containers the cores that /proc/stat lists bear other numbers. Interrupts are mostly served by the first.
+    # In some containers the cores that /proc/stat lists have other numbers. Interrupts are mostly served by the first.
     os.sched_setaffinity(0, sorted(ALLOWED, key=lambda core: (busy.get(core, 0.0), -core))[:threads])
 
 

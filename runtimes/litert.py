@@ -26,7 +26,7 @@ _DTYPES = {
 
 
 class Session:
-    """A loaded `.tflite` file. Ports bear the names of its signature where it has one, else its tensors'.
+    """A loaded `.tflite` file. Ports have the names of its signature where it has one, else its tensors'.
 
     Where the file marks no axis as free, the first is the batch if the file can be laid out for another one.
     """
@@ -117,7 +117,7 @@ def load(artifact: Artifact, threads: int, batch: int | None = None) -> Session:
     try:
         with _stderr_closed():
             return Session(Interpreter(model_content=content, num_threads=threads), batch, artifact)
-    except Exception as problem:  # a damaged file makes its Python side raise whatever it likes
+    except Exception as problem:  # a damaged file makes its Python side raise anything
         raise ArtifactError(f"{artifact.path}: LiteRT {version()} cannot load it: {_reason(problem)}") from None
 
 

@@ -159,7 +159,7 @@ def _options(threads: int, widened: bool) -> onnxruntime.SessionOptions:
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.log_severity_level = 4  # errors are raised
-    # By default idle pool threads go on spinning after a run and would slow down whatever is measured next.
+    # By default idle pool threads keep spinning after a run and would slow down whatever is measured next.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     if widened:
         options.add_session_config_entry(WIDENED, "1")

@@ -23,7 +23,7 @@ PORTS = "pare.ports"
 
 
 class Session:
-    """A loaded `.pt2` file. Ports bear the names in the file's extra file PORTS, else those of `forward`'s arguments,
+    """A loaded `.pt2` file. Ports have the names in the file's extra file PORTS, else those of `forward`'s arguments,
     and its outputs the keys of the dict that it returns, else `output`, or `output_0`, `output_1` ….
     """
 

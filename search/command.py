@@ -16,7 +16,7 @@ from search.tracking.uri import TrackingError
 
 
 class UsageError(ValueError):
-    """A command line that cannot be carried out; the message says what to write."""
+    """A command line that cannot be run; the message says what to write."""
 
 
 class RefusedError(RuntimeError):

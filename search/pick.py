@@ -1,4 +1,4 @@
-"""Take a point of the front away: `python -m search.pick study=mnist_prune "accuracy_drop<=0.005" by=latency_ms`."""
+"""Copy a point of the front: `python -m search.pick study=mnist_prune "accuracy_drop<=0.005" by=latency_ms`."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ class Conductor:
                 async with self._changing:
                     await self._update(label)
         except PackageError:
-            return  # it is said in `refused`; what is served goes on
+            return  # it is said in `refused`; what is served stays in service
 
     async def _update(self, label: str) -> dict[str, Any]:
         label = label or await asyncio.to_thread(self._source.newest)

@@ -39,7 +39,7 @@ class Following:
         self._wanted = ("", 0.0)
 
     async def begin(self) -> None:
-        """Load what is to be served; raises PackageError where that fails. Then go on with beats."""
+        """Load what is to be served; raises PackageError where that fails. Then continue with beats."""
         plan, began = await self._plan(), time.monotonic()
         while not plan["serve"]:
             if plan["problem"] and time.monotonic() - began > PATIENCE_S:
@@ -79,7 +79,7 @@ class Following:
     async def _beat(self) -> None:
         while True:
             await asyncio.sleep(BEAT_S)
-            with contextlib.suppress(Exception):  # Watch is being started again: what is served goes on
+            with contextlib.suppress(Exception):  # Watch is being started again: what is served stays in service
                 self._follow(await self._plan())
 
     def _follow(self, plan: dict[str, Any]) -> None:

@@ -121,7 +121,7 @@ class Listener:
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result()  # type: ignore[arg-type]
 
     async def from_outside(self, coroutine: Awaitable[Any]) -> Any:
-        """The same from another event loop, which goes on meanwhile."""
+        """The same from another event loop, which continues meanwhile."""
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(coroutine, self.loop))  # type: ignore[arg-type]
 
     def serve(self, app: Callable, where: socket.socket) -> None:

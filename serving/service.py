@@ -78,7 +78,7 @@ class Service:
         self.prepared[model.about.key] = model
 
     def switch(self, key: str) -> None:
-        """From the next request on, the prepared version answers; the one before goes on with what it has begun."""
+        """From the next request on, the prepared version answers; the one before finishes what it has begun."""
         if self.current is not None and self.current.about.key == key:
             return
         before, self.current = self.current, self.prepared.pop(key)

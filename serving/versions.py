@@ -1,7 +1,7 @@
 """Which version all replicas serve, and how the next comes: first all load it, then all switch at once.
 
 No Ray and no clock of its own: the replicas' beats go in, the plan that each must follow comes out. A version that one
-replica cannot load, or that fails its example there, is refused for all; the one before goes on.
+replica cannot load, or that fails its example there, is refused for all; the one before stays in service.
 """
 
 from __future__ import annotations

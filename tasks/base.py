@@ -101,7 +101,8 @@ class TaskSpec:
 
     `name`: a built-in task (`mnist`), an entry point of `pare.tasks`, `package.module:NAME` or `FILE.py[:NAME]`; empty
     where `model` and `data` say it all. `model`, `data`: addresses such as `timm:resnet18` and `imagefolder:PATH`.
-    `source`: a folder with a built-in task's original files. `folder`: where relative paths of the study begin.
+    `source`: a folder with a built-in task's original files. `license`: of the data, as the user states it. `folder`:
+    where relative paths of the study begin.
     """
 
     name: str = ""
@@ -123,6 +124,7 @@ class TaskSpec:
     validation_size: int | None = None
     keep: tuple[str, ...] = ()
     source: str = ""
+    license: str = ""
     folder: str = "."
     seed: int = 0
 

@@ -249,7 +249,7 @@ class ComposedTask:
         return TaskData(self.splits.open(split), self._batch)
 
     def repeats(self, split: str) -> bool:
-        """Whether the source, opened anew, gives the same samples: else every worker would have data of its own."""
+        """Whether the source, opened again, gives the same samples: else every worker would have data of its own."""
         return self._reopen is None or self._reopen().open(split).digest() == self.splits.open(split).digest()
 
     def scorer(self) -> Scorer:

@@ -34,7 +34,7 @@ LOSSES: dict[str, Callable[[Any, Any], Any]] = {
 
 
 class KerasSubject:
-    """The user's model, made anew whenever it is asked for."""
+    """The user's model, made again at each call."""
 
     def __init__(self, bench: Bench, name: str, factory: Callable[[], Any], trained: bool) -> None:
         self.bench, self.name, self.factory, self.trained = bench, name, factory, trained

@@ -110,7 +110,7 @@ def _beside(folder: Path, name: str) -> list[Path]:
 def load(file: Path) -> ModuleType:
     """Import the user's file under a private name, with its folder first on sys.path.
 
-    The same contents give the same module; changed ones are imported anew, with the modules beside it.
+    The same contents give the same module; changed ones are imported again, with the modules beside it.
     """
     if not file.is_file():
         raise TaskError(f"{file}: does not exist; correct the path", "code")
@@ -137,7 +137,7 @@ def load(file: Path) -> ModuleType:
 
 
 def _with_torchvision(work: Callable[[], Any]) -> Any:
-    """What `work` gives; where it fails for a torchvision that was built for another torch, once more with that mended.
+    """What `work` gives; where it fails for a torchvision that was built for another torch, once more with that fixed.
 
     Many packages import torchvision by the way; where it works, it is not imported for their sake.
     """

@@ -51,7 +51,7 @@ def _state(loaded: Any, path: Path) -> dict[str, Any]:
 
 
 def stripped(state: Mapping[str, Any], wanted: Collection[str]) -> dict[str, Any]:
-    """The state dict under the model's own names: wrappers' prefixes taken away or, where the model has one, added."""
+    """The state dict under the model's own names: wrappers' prefixes removed or, where the model has one, added."""
     best, most = dict(state), len(set(state) & set(wanted))
     seen = dict(state)
     for _ in PREFIXES:  # wrappers may be nested: module.model.fc.weight

@@ -91,6 +91,16 @@ def test_a_front_s_files_are_measured_beside_the_dense_one_and_shown(root: Path,
     assert f"{100 * other[1]['difference']:.1f} %" in page
 
 
+def test_a_runtime_without_a_profile_is_said_in_the_report(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "model.tflite").write_bytes(b"....TFL3")
+    dense: Any = _Dense(Artifact.of(tmp_path / "model.tflite"), tmp_path / "none.npz")
+    measure(config(root), [dense], {}, tmp_path / "layers.json")
+    summary: Any = None
+    page = "".join(bars.section(summary, json.loads((tmp_path / "layers.json").read_text())))
+    assert "Not known of pytorch/lenet300: layers are told apart in .onnx files" in page
+    assert "<details" not in page
+
+
 def test_what_fails_is_said_and_fails_no_sweep(root: Path, tmp_path: Path) -> None:
     (tmp_path / "broken.onnx").write_bytes(b"no model")
     broken: Any = _Dense(Artifact.of(tmp_path / "broken.onnx"), tmp_path / "none.npz")

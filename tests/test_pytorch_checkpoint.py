@@ -1,4 +1,4 @@
-"""A long training that is killed goes on from its last epoch, and ends as if nothing had happened."""
+"""A long training that is killed continues from its last epoch, and ends as if nothing had happened."""
 
 from __future__ import annotations
 

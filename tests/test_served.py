@@ -6,6 +6,8 @@ import contextlib
 import http.client
 import json
 import os
+import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -31,6 +33,7 @@ from tasks.mnist import data
 from tasks.mnist.data import MEAN, STD
 from tests.linear import LinearTrainer, config, fitted, searched
 
+PAGE = (Path(__file__).parent.parent / "docs" / "production.md").read_text()
 IMAGE = [[0] * 28] * 28
 pytestmark = [pytest.mark.timeout(900), pytest.mark.cluster]  # the first test waits for two sweeps
 ABOUT = {"mean": MEAN, "std": STD, "shape": [28, 28]}
@@ -98,6 +101,19 @@ def test_the_server_gives_the_same_500_labels_as_the_file(served: int, studied: 
     (file,) = (path for path in (studied / "picked" / "smoke").glob("model.*") if path.suffix != ".pare")
     assert np.array_equal(given, labels_of(file, images))
     assert len(set(given)) == 10
+
+
+def test_the_curl_command_of_the_page_is_answered(served: int, studied: Path, tmp_path: Path) -> None:
+    """As it stands in docs/production.md, but for the study's name and the port, beside the folder mlruns."""
+    if shutil.which("curl") is None:
+        pytest.skip("curl is not installed")
+    (line,) = [line for line in PAGE.splitlines() if line.startswith("curl ") and "/invocations" in line]
+    (tmp_path / "mlruns").symlink_to(studied)
+    command = shlex.split(line.replace(":5001/", f":{served}/").replace("mnist_prune", "smoke"))
+    said = subprocess.run([*command, "--silent", "--fail"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    (row,) = json.loads(said.stdout)["predictions"]
+    assert set(row) == {"label", "probability"}
+    assert row["label"] in range(10)
 
 
 def body(inputs: object) -> bytes:

@@ -316,6 +316,9 @@ def test_pick_bounds_and_orders_by_the_tasks_metrics(root: Path, tmp_path: Path)
         chosen(other, "error<=0.0001")
     (tmp_path / "model.onnx").write_bytes(b"a file")
     said_of = card(other, best.rename({"accuracy": "error"}), tmp_path / "model.onnx", RECORDED_WITHOUT)
+    assert f"- Licence: {RECORDED_WITHOUT.license}\n" in said_of
+    unstated = replace(RECORDED_WITHOUT, license="")
+    assert "- Licence: not stated; ask where" in card(other, best, tmp_path / "model.onnx", unstated)
     assert "| Validation error |" in said_of
     assert "ccuracy" not in said_of
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from search.trial import examine
 from tasks.base import TaskError, TaskSpec
 from tasks.check import check
 from tasks.load import load, problems
@@ -554,6 +555,21 @@ def test_slow_data_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     told: list[str] = []
     load(spec, tmp_path / "cache", lambda stage, fraction: told.append(stage)).info()
     assert any(stage.startswith("unet.py:data('train'): ") and stage.endswith(" s") for stage in told)
+
+
+def test_the_doctor_says_what_slow_data_cost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = own_cases.segmenter(tmp_path)
+    slow = own_cases.SEGMENTER.replace(
+        "    rng = np", "    import time\n    time.sleep(1.2 if split == 'train' else 0)\n    rng = np"
+    )
+    (tmp_path / "unet.py").write_text(slow)
+    monkeypatch.setattr("tasks.user_code.TICK_S", 0.1)
+    told = examine.Slow(own_cases.quiet)
+    load(spec, tmp_path / "cache", told).info()
+    assert told.notes() == []
+    monkeypatch.setattr(examine, "SLOW_S", 1)
+    (note,) = told.notes()
+    assert note.startswith("unet.py:data('train'): 1 s or more, and every worker process calls them again")
 
 
 def test_augmenting_validation_data_is_refused_and_training_data_streamed(tmp_path: Path) -> None:

@@ -214,7 +214,7 @@ class Capabilities:
     """What a trainer can do, as data: the driver checks a study against it without importing the framework.
 
     Which models it can do it with is the task's business: `TaskInfo.models`. `tuning`: what of FineTuning beyond
-    epochs, learning rate and batch size. `trains`: without it all recipes are carried out after training, pruning too.
+    epochs, learning rate and batch size. `trains`: without it all recipes are applied after training, pruning too.
     """
 
     granularities: tuple[str, ...]
@@ -353,7 +353,7 @@ def task_digest(info: TaskInfo) -> str:
 
 
 def check(recipe: Recipe, info: TaskInfo) -> None:
-    """Raise RecipeError with every reason why the recipe's trainer cannot carry it out on this task."""
+    """Raise RecipeError with every reason why the recipe's trainer cannot run it on this task."""
     problems = capabilities(recipe.trainer).problems(recipe)
     models = info.models.get(recipe.trainer, ())
     if recipe.model not in models:

@@ -10,7 +10,7 @@ from onnx import numpy_helper
 
 
 class Index:
-    """Looks things up in `model.graph`; made anew after nodes have changed. Initializers are changed through it."""
+    """Looks things up in `model.graph`; made again after nodes have changed. Initializers are changed through it."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self.graph = model.graph

@@ -82,7 +82,7 @@ class TrainerContract:
     @pytest.fixture(scope="class")
     @classmethod
     def carried_out(cls, subject: Subject, dense: Dense) -> Callable[..., Result]:
-        """`carried_out(recipe, teacher)`: each recipe is carried out once, unless `again`."""
+        """`carried_out(recipe, teacher)`: each recipe is run once, unless `again`."""
         kept: dict[Any, tuple[Result, Teacher | None]] = {}  # the teacher too: its id stands for it
 
         def run(recipe: Recipe, teacher: Teacher | None = None, again: bool = False, **more: Any) -> Result:
@@ -377,6 +377,6 @@ class TrainerContract:
         self, carried_out: Any, recipe: Recipe, dense: Dense, able: Capabilities
     ) -> None:
         before = digests(dense.folder)
-        # A recipe not carried out before, so that at least one runs between the two looks.
+        # A recipe not run before, so that at least one runs between the two looks.
         carried_out(replace(self.everything(able, recipe), seed=7))
         assert digests(dense.folder) == before

@@ -16,6 +16,9 @@ from search.front.wording import said
 from tasks.base import Port, TaskInfo
 from trainers.base import NETWORK
 
+_UNSTATED = (
+    "not stated; ask where the data come from before you pass the model on (`task.license` in the study states it)"
+)
 # What of the recorded place people need -> how the card says it.
 _PLACE = {
     "cpu": "CPU",
@@ -135,7 +138,7 @@ def _data(row: pd.Series, task: TaskInfo) -> Iterator[str]:
     yield f"- Data set: {task.name}{f' ({counts} samples)' if counts else ''}"
     if digest:
         yield f"- Digest of training and validation as they were used: `{digest}`"
-    yield f"- Licence: {task.license or 'not recorded; ask where the data come from before you pass the model on'}"
+    yield f"- Licence: {task.license or _UNSTATED}"
 
 
 def _made(found: Summary, row: pd.Series) -> Iterator[str]:

@@ -13,11 +13,15 @@ _HEADS = ("Layer", "Difference from the dense model", "Time", "Bytes")
 
 def section(summary: Summary, found: Mapping[str, Any] | None) -> Iterator[str]:
     """HTML of what `search.sweep.layers.measure` wrote; nothing where it wrote nothing."""
-    if not found or not (found.get("trials") or found.get("problem")):
+    if not found or not any(found.get(key) for key in ("trials", "problem", "without")):
         return
     yield "<h2>Where accuracy, time and bytes go</h2>"
     if problem := found.get("problem"):
         yield f"<p class=soft>Not known: {escape(problem)}</p>"
+        return
+    for name, why in found.get("without", {}).items():
+        yield f"<p class=soft>Not known of {escape(name)}: {escape(why)}.</p>"
+    if not found["trials"]:
         return
     yield (
         "<p>Difference: how far a layer's activations are from those of the dense model's layer (1 − CKA; 0 % is the "

@@ -28,7 +28,7 @@ def luck(
     `values`: float [trials, objectives] as the search found them, NaN for what counts for nothing. `fixed`: bool
     [trials], those that every such search tries, as references. The scale is the larger of two: the delete-half
     jackknife's standard deviation of the volume (Shao & Wu, "A general theory for jackknife variance estimation",
-    Annals of Statistics 17, 1989), and what a half's volume lacks in the mean, which is large as long as more trials
+    Annals of Statistics 17, 1989), and by how much a half's volume is smaller in the mean, which is large as long as more trials
     would still find more.
     """
     drawn, always = np.flatnonzero(~fixed), np.flatnonzero(fixed)
@@ -40,8 +40,8 @@ def luck(
         rows = np.concatenate([always, rng.choice(drawn, half, replace=False)])
         volumes.append(pareto.hypervolume(values[rows], directions, reference))
     scatter = float(np.std(volumes, ddof=1)) * math.sqrt((len(drawn) - half) / half)
-    lacking = pareto.hypervolume(values, directions, reference) - float(np.mean(volumes))
-    return max(scatter, lacking)
+    missing = pareto.hypervolume(values, directions, reference) - float(np.mean(volumes))
+    return max(scatter, missing)
 
 
 def noise(means: np.ndarray, halves: np.ndarray, directions: Sequence[str], reference: Sequence[float]) -> float:

@@ -1,4 +1,4 @@
-"""The report's tables: what was confirmed, every trial with the command that takes it away, where it was measured."""
+"""The report's tables: what was confirmed, every trial with the command that picks it, where it was measured."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _confirmed_row(metrics: Metrics, row: pd.Series, names: list[str]) -> str:
 
 
 def trials(summary: Summary) -> Iterator[str]:
-    """Every trial: sorted by a click, filtered, with the command that takes it away and its page in MLflow."""
+    """Every trial: sorted by a click, filtered, with the command that picks it and its page in MLflow."""
     metrics, rows = summary.metrics, summary.trials
     usual = ["latency_ms", "latency_ratio", "size_bytes", "size_ratio", "sparsity"]
     wanted = dict.fromkeys([*metrics.test, *metrics.quality, *usual, *summary.objectives])
@@ -88,7 +88,7 @@ def _head_of(metrics: Metrics, name: str) -> str:
 
 
 def command(summary: Summary, number: int) -> str:
-    """The command line that takes the trial away."""
+    """The command line that picks the trial."""
     return f"python -m search.pick study={summary.study} sweep={summary.sweep} trial={number}"
 
 

@@ -10,8 +10,9 @@ from pydantic import ValidationError
 from search.study.config import Study
 from trainers.recipe import flatten
 
-# Settings that may change while a sweep goes on: they do not decide what a trial means.
-FREE = ("budget.", "confirm.", "early_stopping.", "description", "published", "task.folder", "warm_start", "prefer")
+# Settings that may change when a sweep is resumed: they do not decide what a trial means.
+FREE = ("budget.", "confirm.", "early_stopping.", "description", "published", "warm_start", "prefer")
+FREE += ("task.folder", "task.license")
 
 
 def changed_settings(stored: dict[str, Any], settings: Study) -> list[str]:

@@ -70,6 +70,7 @@ class Task(Section):
     keep: list[str] = about("names of layers that are neither pruned nor quantized", [])
     folder: str = about("where relative paths begin; the folder of --config-dir, or else the current one", "")
     source: str = about("folder with a built-in task's original files, if you have them", "")
+    license: str = about("of the data, for the model card; a built-in task knows its own", "")
 
     @model_validator(mode="before")
     @classmethod

@@ -107,5 +107,5 @@ def _number(value: Any) -> float | None:
 
 
 def already(sweep: str, trials: int) -> str:
-    """That a sweep is finished, and how to go on."""
+    """That a sweep is finished, and how to continue."""
     return f"{sweep}: already finished {trials} trials; raise study.budget.trials to continue, or fresh=true"

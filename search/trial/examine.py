@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import resource
 import time
 import traceback
@@ -32,6 +33,7 @@ from trainers.recipe import FineTuning, Pruning, Quantization, Recipe, RecipeErr
 
 ROWS = 256  # of each split that the steps are tried on
 HASHED_ROWS, HASHED_S = 50_000, 15.0  # of each split that duplicates are looked for in
+SLOW_S = 10  # of the user's own data(): from there on it is said
 RARE = 0.1  # a class with less than this share of an equal share is said to be rare
 
 
@@ -46,6 +48,29 @@ class Findings:
     cost: dict[str, Any] = field(default_factory=dict)
     problems: list[dict[str, str]] = field(default_factory=list)
     seconds: float = 0.0
+
+
+class Slow:
+    """A Progress that remembers for how long the user's own functions ran: every worker process calls them again."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress, self._seconds = progress, dict[str, int]()
+
+    def __call__(self, stage: str, fraction: float) -> None:
+        """`stage` is `NAME(SPLIT): N s` while a function of the user's runs (`tasks.user_code.ticking`)."""
+        if match := re.fullmatch(r"(.+\)): (\d+) s", stage):
+            self._seconds[match[1]] = int(match[2])
+        self._progress(stage, fraction)
+
+    def notes(self) -> list[str]:
+        """What they cost, where it is felt."""
+        total, names = sum(self._seconds.values()), ", ".join(self._seconds)
+        if total < SLOW_S:
+            return []
+        return [
+            f"{names}: {total} s or more, and every worker process calls them again when it starts; write the arrays "
+            "to a file once and name that (npz:FILE), or return memory-mapped arrays or a dataset that reads by row"
+        ]
 
 
 class Head:
@@ -84,14 +109,15 @@ class Sample:
 
 def examine(config: Config, folder: Path, progress: Progress) -> Findings:
     """Try the study's task step by step in `folder`; what fails is in `problems`, what needs it is left out."""
-    started, found = time.perf_counter(), Findings()
+    started, found, slow = time.perf_counter(), Findings(), Slow(progress)
     folder.mkdir(parents=True, exist_ok=True)
     tried = info = None
-    task = _step(found, "task", lambda: task_of(config, progress))
+    task = _step(found, "task", lambda: task_of(config, slow))
     with quiet.training():
         if task is not None and (info := _step(found, "task", task.info)) is not None:
             progress("data", 0.0)
             _step(found, "data", lambda: _data(task, info, found))
+            found.data.setdefault("notes", []).extend(slow.notes())
             if _checked(task, found, progress):
                 tried = _compress(config, task, info, folder, found, progress)
     if info is not None and tried is not None:

@@ -34,8 +34,9 @@ def describe(config: Config, progress: Progress) -> TaskInfo:
     """What the driver needs to know of the task; raises TaskError when the task cannot be loaded."""
     progress("task", 0.0)
     task = task_of(config, progress)
-    serving = task.serving()
-    return replace(task.info(), serving=None if serving is None else serving.to_dict())
+    info, serving = task.info(), task.serving()
+    stated = config.study.task.license or info.license
+    return replace(info, serving=None if serving is None else serving.to_dict(), license=stated)
 
 
 def _same(known: TaskInfo, now: TaskInfo) -> None:

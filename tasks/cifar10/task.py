@@ -32,6 +32,7 @@ from tasks.mnist.task import Accuracy
 from tasks.splits import stratified
 
 NAME = "cifar10"
+LICENSE = "none stated by its author (Alex Krizhevsky, 2009); widely used for research"
 MODELS = {"pytorch": ("resnet20",)}
 INPUT = Port("input", ("batch", 3, 32, 32), "float32", "NCHW")
 OUTPUT = Port("logits", ("batch", 10), kind="logits")
@@ -85,6 +86,7 @@ class Cifar10:
             classes=CLASSES,
             counts={**{split: len(part) for split, part in parts.items()}, "test": 10_000},
             places={split: f"data/{NAME}/{split}" for split in ("train", "validation", "test")},
+            license=LICENSE,
         )
 
     @functools.cache  # noqa: B019 — a task lives as long as its worker

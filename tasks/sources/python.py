@@ -129,7 +129,7 @@ def _of_dataset(opening: Opening, split: str, samples: MapSamples, source: Sourc
                 "deterministic for every split but train",
                 "data",
             )
-        source.notes.append(f"{samples.what} augments: its samples are read anew in every epoch")
+        source.notes.append(f"{samples.what} augments: its samples are read again in every epoch")
         return samples
     if (samples.collate is not None and not _even(samples)) or not _fits(opening, samples):
         source.notes.append(f"{samples.what}: its samples are read when they are needed (not decoded once)")
@@ -198,7 +198,7 @@ def _of_iterable(
         if _equal(first, again):
             found += _digest(first)
         elif split != "train":
-            raise TaskError(f"{what}: two passes over it differ; take shuffling and random transforms away", "data")
+            raise TaskError(f"{what}: two passes over it differ; remove shuffling and random transforms", "data")
         else:
             source.notes.append(f"{what} shuffles or augments: one pass over it is kept and used in every epoch")
 
