@@ -28,8 +28,8 @@ def luck(
     `values`: float [trials, objectives] as the search found them, NaN for what counts for nothing. `fixed`: bool
     [trials], those that every such search tries, as references. The scale is the larger of two: the delete-half
     jackknife's standard deviation of the volume (Shao & Wu, "A general theory for jackknife variance estimation",
-    Annals of Statistics 17, 1989), and by how much a half's volume is smaller in the mean, which is large as long as more trials
-    would still find more.
+    Annals of Statistics 17, 1989), and by how much a half's volume is smaller in the mean, which is large as long as
+    more trials would still find more.
     """
     drawn, always = np.flatnonzero(~fixed), np.flatnonzero(fixed)
     if len(drawn) < FEWEST:

@@ -11,8 +11,8 @@ from search.study.config import Study
 from trainers.recipe import flatten
 
 # Settings that may change when a sweep is resumed: they do not decide what a trial means.
-FREE = ("budget.", "confirm.", "early_stopping.", "description", "published", "warm_start", "prefer")
-FREE += ("task.folder", "task.license")
+_OF_TASK = "task.folder", "task.license"
+FREE = ("budget.", "confirm.", "early_stopping.", "description", "published", "warm_start", "prefer", *_OF_TASK)
 
 
 def changed_settings(stored: dict[str, Any], settings: Study) -> list[str]:
