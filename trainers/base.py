@@ -227,6 +227,7 @@ class Capabilities:
     allocations: tuple[str, ...] = ("uniform",)
     importances: tuple[str, ...] = ("magnitude",)
     recoveries: tuple[str, ...] = ("none",)
+    trainables: tuple[str, ...] = ("all", "norm_bias_head")
 
     def problems(self, recipe: Recipe) -> list[str]:
         """Every reason, in words, why this trainer cannot carry out the recipe; empty when it can."""
@@ -239,6 +240,8 @@ class Capabilities:
             ("pruning.importance", recipe.pruning.importance, self.importances),
             ("pruning.recovery", recipe.pruning.recovery, self.recoveries),
         ]
+        if "trainable" in self.tuning:
+            asked.append(("finetuning.trainable", recipe.finetuning.trainable, self.trainables))
         if self.scores == ("magnitude",):
             asked += [(f"pruning.{name}", getattr(recipe.pruning, name), (0.0,)) for name in ("group", "channels")]
         found = [

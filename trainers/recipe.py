@@ -27,7 +27,7 @@ AUGMENTS = ("none", "affine")
 STARTS = ("dense", "fresh")
 DISTILLATIONS = ("none", "soft", "hard")
 CLUSTERS = (0, 8, 16, 32)
-TRAINABLE = ("all", "norm_bias_head")
+TRAINABLE = ("all", "norm_bias_head", "lora")
 QAT_RATE = 0.3  # of the fine-tuning's learning rate, where a recipe names none
 # What is pruned and how it is quantized, in words.
 _PRUNED = {"unstructured": "weights", "block": "weight blocks", "channel": "channels"}
@@ -168,7 +168,9 @@ class FineTuning:
     Epochs may be a fraction: 0.25 is a complete schedule over a quarter of the training samples. `micro_batch`: the
     gradients of so many samples at once are summed to those of a batch. `weight_decay` is AdamW's, of weight matrices
     alone. `ema`: the model takes the moving average of its weights. `norm_bias_head` leaves all weights as they are but
-    those of norms, biases and the model's head. `augment: affine` learns from eight moved copies of the images too, and
+    those of norms, biases and the model's head. `lora` trains these and, in place of each weight matrix, a change of it
+    of rank `lora_rank` (arXiv:2106.09685); pruning is then done at once, before, and with quantized weights it is as
+    norm_bias_head. `augment: affine` learns from eight moved copies of the images too, and
     with a teacher from what it says of each.
     """
 
@@ -180,7 +182,8 @@ class FineTuning:
     weight_decay: float = about(0.0, "how much weights shrink in every step: 0 to 1", later=True)
     label_smoothing: float = about(0.0, "share of each target given to all classes: 0 to 0.9", later=True)
     ema: float = about(0.0, "decay of a moving average of the weights, such as 0.999; 0: off", later=True)
-    trainable: str = about("all", "which parameters are trained: all, or norm_bias_head", later=True)
+    trainable: str = about("all", "which parameters are trained: all, norm_bias_head, or lora", later=True)
+    lora_rank: int = about(8, "of the changes that lora trains: 1 to 1024", later=True)
     qat_learning_rate: float = about(0.0, "the same for qat_epochs; 0: 0.3 of learning_rate", later=True)
     augment: str = about("none", "affine: every other batch is of images moved a little", later=True)
     start: str = about("dense", "fresh: from new weights, where the dense model's lead into a corner", later=True)
@@ -199,6 +202,7 @@ class FineTuning:
         _bound("finetuning.ema", self.ema, 0.0, 0.99999)
         _bound("finetuning.qat_learning_rate", self.qat_learning_rate, 0.0, 10.0)
         choice("finetuning.trainable", self.trainable, TRAINABLE)
+        _bound("finetuning.lora_rank", self.lora_rank, 1, 1024)
         choice("finetuning.augment", self.augment, AUGMENTS)
         choice("finetuning.start", self.start, STARTS)
 
@@ -274,6 +278,10 @@ class Recipe:
         elif distillation.kind == "hard":
             distillation = replace(distillation, temperature=1.0)
         default = FineTuning()
+        if tuning.trainable != "lora":
+            tuning = replace(tuning, lora_rank=default.lora_rank)
+        elif pruning.granularity != "none":
+            pruning = replace(pruning, schedule="one_shot")
         trains = pruning.granularity != "none" or distillation.kind != "none"
         if not trains:
             tuning = replace(tuning, epochs=default.epochs)

@@ -18,11 +18,12 @@ CAPABILITIES = Capabilities(
     clusters=(0, 8, 16, 32),
     formats=("onnx", "pt2"),
     tuning=(
-        *("micro_batch", "weight_decay", "label_smoothing", "ema", "trainable"),
+        *("micro_batch", "weight_decay", "label_smoothing", "ema", "trainable", "lora_rank"),
         *("qat_learning_rate", "augment", "start"),
     ),
     scores=("magnitude", "fisher"),
     allocations=("uniform", "global", "sensitivity"),
     importances=("magnitude", "taylor", "activation"),
     recoveries=("none", "bias", "least_squares"),
+    trainables=("all", "norm_bias_head", "lora"),
 )

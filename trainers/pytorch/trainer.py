@@ -38,6 +38,7 @@ from trainers.pytorch.distill import TrainingLoss, lecture_of
 from trainers.pytorch.export import TORCHSCRIPT, export
 from trainers.pytorch.fallback import quantized_file
 from trainers.pytorch.finetuned import TAKEN, Finetuned, finetuned, restore, state_of
+from trainers.pytorch.lora import low_rank
 from trainers.pytorch.masks import HeldMasks, MaskedPruning, Masks, coverage, maskable, sparsity
 from trainers.pytorch.mixed import levels_of, losses_by_bits
 from trainers.pytorch.narrowing import Narrowing, mean_loss
@@ -172,6 +173,11 @@ def _check(recipe: Recipe, dense: Dense, teacher: Teacher | None, job: Job) -> N
     scheme = recipe.quantization.scheme
     if scheme in FILE_SCHEMES and job.format != "onnx":
         raise RecipeError(f"quantization.scheme: {scheme} changes an ONNX file; choose another, or the format onnx")
+    if recipe.finetuning.trainable == "lora" and recipe.pruning.granularity == "unstructured" and recipe.pruning.scored:
+        raise RecipeError(
+            "finetuning.trainable: lora trains no weight itself, by which pruning.score, group and channels judge; choose "
+            "the score magnitude without group and channels, or trainable: all"
+        )
     if recipe.quantization.clusters and scheme not in ("none", "float16"):
         raise RecipeError(
             f"quantization.clusters: {recipe.quantization.clusters} with {scheme}, which has a grid of its own; "
@@ -217,7 +223,7 @@ def _begin(
     smoothing = recipe.finetuning.label_smoothing
     loss = TrainingLoss(program, course.info.outputs, recipe.distillation, lecture, smoothing)
     trial = _Trial(recipe, course, program, loss, model, dense=fresh)
-    if recipe.finetuning.trainable == "norm_bias_head":
+    if recipe.finetuning.trainable != "all":
         trial.frozen = models.weights_to_freeze(model, program.keep(model))
     return trial
 
@@ -268,8 +274,15 @@ def _prune(trial: _Trial) -> None:
             chosen.recover(trial.dense() if pruning.recovery != "none" else trial.model)
     if recipe.trains:
         trial.model.train()
-        tuning = recipe.finetuning
-        trial.fit("fine-tune", tuning.epochs, tuning.learning_rate, masked or narrowing)
+        tuning, pruned = recipe.finetuning, masked or narrowing
+        if tuning.trainable == "lora":
+            if pruned is not None:
+                pruned.finish()
+            with low_rank(trial.model, trial.frozen, tuning.lora_rank) as changed:
+                trial.course.note(f"lora: {len(changed)} weights are changed by matrices of rank {tuning.lora_rank}")
+                trial.fit("fine-tune", tuning.epochs, tuning.learning_rate, None)
+        else:
+            trial.fit("fine-tune", tuning.epochs, tuning.learning_rate, pruned)
     if masked is not None:
         trial.masks = masked.finish()
         trial.pruned = sparsity(masked.weights, masked.total if isinstance(masked, ScoredPruning) else None)
