@@ -175,7 +175,7 @@ def _check(recipe: Recipe, dense: Dense, teacher: Teacher | None, job: Job) -> N
         raise RecipeError(f"quantization.scheme: {scheme} changes an ONNX file; choose another, or the format onnx")
     if recipe.finetuning.trainable == "lora" and recipe.pruning.granularity == "unstructured" and recipe.pruning.scored:
         raise RecipeError(
-            "finetuning.trainable: lora trains no weight itself, by which pruning.score, group and channels judge; choose "
+            "finetuning.trainable: lora trains no weight itself, which pruning.score, group and channels need; choose "
             "the score magnitude without group and channels, or trainable: all"
         )
     if recipe.quantization.clusters and scheme not in ("none", "float16"):
