@@ -60,7 +60,8 @@ class Bench:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         timer = FileTimer("openvino" if "openvino" in runtime else runtime, self.task)
-        job = Job(self.task, folder, "onnx", progress=told, timer=timer, decisions=folder / "decisions")
+        kept = self.home / "quantizers-networks"  # what is fine-tuned once serves every scheme and runtime
+        job = Job(self.task, folder, "onnx", progress=told, timer=timer, decisions=folder / "decisions", networks=kept)
         made = self.trainer.compress(recipe, self.dense, None, job)
         first = score("onnxruntime", Artifact.of(made.file), self.task, self.task.data("validation"), made.rows)[1]
         return Made(name, runtime, made.file, self.task.agreement(first, made.outputs), made.notes)
