@@ -1,12 +1,14 @@
 """What each sampler finds in so many trials: share of hypervolume on a planted and on a recorded surface.
 
     python -m benchmarks.samplers [surface=planted|recorded|size] [seeds=6] [trials=150] [samplers=A,B] [workers=1]
+                                  [warm=TRIALS]
 
 Three objectives, `accuracy_drop <= 0.02`, the study's references first. Planted: `benchmarks/planted.py`. Recorded: a
 Gaussian process through the accuracies and sizes of real trials (`benchmarks/recorded_mnist_prune.json`, made by
 `benchmarks.record`), each draw with the luck of a training; latency by the planted rule, since it follows from the
 architecture. Size: `mnist_size`, two objectives, planted. The hypervolume counts what a recipe gives in the mean, not
-how lucky its training was; its share is of the box up to the reference point. `known`: the costs are looked up.
+how lucky its training was; its share is of the box up to the reference point. `known`: the costs are looked up. `warm`:
+so many trials of an earlier random search are told before (`study.warm_start`).
 """
 
 from __future__ import annotations
@@ -24,12 +26,15 @@ import optuna
 
 from benchmarks import planted
 from search.front import pareto
+from search.sampling.candidates import drawn
 from search.sampling.encoding import features
 from search.sampling.known_costs import Costs, Interval, nothing_known
 from search.sampling.samplers import samplers
 from search.sampling.surrogate import Surrogate
 from search.study import config
 from search.study.metrics import Metrics
+from search.sweep.warm_start import Prior, told
+from search.trial.record import TrialRecord
 from trainers.recipe import Recipe
 
 RECORDED = Path(__file__).parent / "recorded_mnist_prune.json"
@@ -115,6 +120,17 @@ def reference_point(study: config.Study, dense: Mapping[str, float]) -> list[flo
     return [worst[name] for name in study.objectives]
 
 
+def priors(study: config.Study, surface: Surface, count: int, seed: int) -> list[optuna.trial.FrozenTrial]:
+    """Trials of a random search with another seed, as `study.warm_start` tells them."""
+    rng, found = np.random.default_rng([seed, 77]), []
+    for number in range(count):
+        candidate = drawn(study.space, rng)
+        seen = surface(candidate.recipe)[1]
+        record = TrialRecord(number, "complete", 0, 0, recipe=candidate.recipe.to_dict(), metrics=seen)
+        found.append(Prior("earlier", record, candidate.params, {}))
+    return told(found, study, {}, {}, [])
+
+
 def searched(
     study: config.Study,
     surface: Surface,
@@ -123,12 +139,18 @@ def searched(
     trials: int,
     seed: int,
     workers: int,
+    warm: int = 0,
 ) -> tuple[np.ndarray, float]:
-    """Hypervolume after 1, 2, ... trials as a share of the box, float [trials]; milliseconds of CPU per ask."""
+    """Hypervolume after 1, 2, ... trials as a share of the box, float [trials]; milliseconds of CPU per ask.
+
+    `warm`: so many trials of an earlier random search are told before, which do not count (`study.warm_start`).
+    """
     directions = Metrics().directions(study.objectives)
     search = optuna.create_study(directions=directions, sampler=samplers(study, seed, costs))
     for partial in study.references.values():
         search.enqueue_trial(study.space.reference(partial))
+    for prior in priors(study, surface, warm, seed):
+        search.add_trial(prior)
     values, running, spent = [], list[tuple[optuna.trial.Trial, Recipe]](), 0.0
     for asked in range(trials + workers - 1):
         if asked < trials:
@@ -172,7 +194,8 @@ def main() -> None:
         )
         own = study.model_copy(update={"sampler": settings})
         costs = looked_up(surface) if known else nothing_known
-        runs = [searched(own, surface, costs, reference, trials, seed, workers) for seed in range(seeds)]
+        warm = int(said.get("warm", 0))
+        runs = [searched(own, surface, costs, reference, trials, seed, workers, warm) for seed in range(seeds)]
         curves, spent = np.stack([run[0] for run in runs]), np.mean([run[1] for run in runs])
         cells = [f"{curves[:, m - 1].mean():.4f} ± {curves[:, m - 1].std(ddof=1):.4f}" for m in marks]
         print(f"{name:<14}" + "".join(f"{cell:>16}" for cell in cells) + f"{spent:>12.0f}", flush=True)

@@ -99,14 +99,16 @@ def test_every_sampler_begins_with_them(tmp_path: Path, sampler: str) -> None:
     assert len(sweep.records()) == 4
 
 
-def test_the_model_asks_for_what_was_good_there_since_it_is_not_this_sweeps_yet(tmp_path: Path) -> None:
+def test_the_model_knows_them_and_asks_for_none_of_them_again(tmp_path: Path) -> None:
     before = earlier(tmp_path, 12)
-    best = max(before.records(), key=lambda r: r.metrics["accuracy"] if r.state == "complete" else 0)
-    sweep = warmed(tmp_path, "warm-001", sampler={"name": "ehvi"})
-    sweep.warm(LATENCIES)
-    asked = [sweep.ask().recipe.digest() for _ in range(6)]
+    recipes = []
+    for warm in (["warm-001"], []):
+        sweep = warmed(tmp_path, *warm, sampler={"name": "ehvi"})
+        sweep.warm(LATENCIES)
+        recipes.append([sweep.ask().recipe.digest() for _ in range(6)])
     there = {Recipe.from_dict(r.recipe).digest() for r in before.records() if r.state == "complete"}
-    assert there & set(asked), best
+    assert not there & set(recipes[0])
+    assert recipes[0] != recipes[1]
 
 
 @pytest.mark.parametrize(

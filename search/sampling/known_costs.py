@@ -32,7 +32,7 @@ Costs = Callable[[Sequence[Recipe]], Sequence[Mapping[str, Interval]]]
 _POOL, _FRESH, _NEIGHBOURS = 256, 48, 96  # candidates: drawn once, drawn for this trial, near the front
 # User attribute of a trial that was stopped after a short training: values by objective, as the full one would give.
 EXPECTED = "expected"
-# User attribute of a trial of an earlier study, told to this one: models learn from it, the front is without it.
+# User attribute of a trial of an earlier study, told to this one: it counts like others, but not for `until`.
 PRIOR = "prior"
 STARTUP = 5  # finished trials that the models need
 _SPAN = 3.0  # a metric whose values are positive and differ by more than this factor is modelled by its logarithm
@@ -122,15 +122,12 @@ class KnownCostSampler(optuna.samplers.BaseSampler):
     def _proposed(self, study: optuna.Study, trial: FrozenTrial) -> Candidate:
         others = [t for t in study.get_trials(deepcopy=False) if t.number != trial.number]
         known, running, done = self._split(others)
-        prior = [t for t in known if PRIOR in t.user_attrs]
-        known = [t for t in known if PRIOR not in t.user_attrs]
-        told = [*prior, *(t for t in done if t.state == TrialState.PRUNED and EXPECTED in t.user_attrs)]
+        told = [t for t in done if t.state == TrialState.PRUNED and EXPECTED in t.user_attrs]
         rng = np.random.default_rng([self._seed, trial.number])
-        front = [self._tried[t.number] for t in _front([*known, *prior], study.directions)]
-        offered = self._offered(trial, rng, front)
-        before = {self._tried[t.number].recipe for t in [*done, *running] if PRIOR not in t.user_attrs}
+        offered = self._offered(trial, rng, [self._tried[t.number].params for t in _front(known, study.directions)])
+        before = {each.recipe for each in self._tried.values()}
         offered = [each for each in offered if each.recipe not in before] or offered
-        if len(known) + len(prior) < self._startup:
+        if len(known) < self._startup:
             return _farthest(offered, [self._tried[t.number] for t in [*done, *running]])
         worth = self._worth(study, known, told, running, offered)
         return offered[int(np.argmax(worth))]
@@ -145,15 +142,17 @@ class KnownCostSampler(optuna.samplers.BaseSampler):
         known = [t for t in done if t.state == TrialState.COMPLETE and np.isfinite(t.values).all()]
         return known, [t for t in there if t.state == TrialState.RUNNING], done
 
-    def _offered(self, trial: FrozenTrial, rng: np.random.Generator, good: Sequence[Candidate]) -> list[Candidate]:
+    def _offered(
+        self, trial: FrozenTrial, rng: np.random.Generator, good: Sequence[Mapping[str, Any]]
+    ) -> list[Candidate]:
         fixed = trial.system_attrs.get("fixed_params", {}) | trial.params  # of an enqueued trial
         if fixed:
             return [drawn(self._space, rng, fixed) for _ in range(_FRESH)]
         if not self._pool:
             own = np.random.default_rng(self._seed)
             self._pool = [drawn(self._space, own) for _ in range(_POOL)]
-        near = [neighbour(self._space, rng, good[i % len(good)].params) for i in range(_NEIGHBOURS if good else 0)]
-        return [*good, *self._pool, *(drawn(self._space, rng) for _ in range(_FRESH)), *near]
+        near = [neighbour(self._space, rng, good[i % len(good)]) for i in range(_NEIGHBOURS if good else 0)]
+        return [*self._pool, *(drawn(self._space, rng) for _ in range(_FRESH)), *near]
 
     def _worth(
         self,
@@ -169,7 +168,8 @@ class KnownCostSampler(optuna.samplers.BaseSampler):
         """
         directions = [direction.name.lower() for direction in study.directions]
         points = [self._tried[t.number] for t in [*known, *told, *running]]
-        seen = np.array([*(t.values for t in known), *map(self._told, told)])
+        expected = [[t.user_attrs[EXPECTED][name] for name in self._objectives] for t in told]
+        seen = np.array([*(t.values for t in known), *expected])
         looked_up = self._costs([each.recipe for each in [*points, *offered]])
         mean, std = np.empty((len(looked_up), len(directions))), np.zeros((len(looked_up), len(directions)))
         for j, name in enumerate(self._objectives):
@@ -186,11 +186,8 @@ class KnownCostSampler(optuna.samplers.BaseSampler):
         reference = pareto.costs(limit[None], directions)[0]  # negated twice
         ahead = slice(len(points), None)
         worth = gain.expected_gain(front, directions, list(reference), mean[ahead], std[ahead])
-        chance = self._feasibility([*known, *(t for t in told if PRIOR in t.user_attrs)], offered)
+        chance = self._feasibility(known, offered)
         return worth * chance if worth.max() > 0 else chance
-
-    def _told(self, trial: FrozenTrial) -> list[float]:
-        return trial.values if PRIOR in trial.user_attrs else [trial.user_attrs[EXPECTED][n] for n in self._objectives]
 
     def _predicted(
         self, name: str, direction: str, at: Sequence[Candidate], seen: np.ndarray, running: int

@@ -24,7 +24,8 @@ from search.trial.record import EXPECTED, SHORT, TrialRecord
 from trainers.recipe import Recipe
 
 FEWEST = 4  # results, before which every one is promoted, and promoted ones that say what the full schedule adds
-MOST = 100  # results that are ranked, the newest: a rank among more costs seconds
+MOST = 60  # results that are ranked, the newest, and up to STEP more: a rank among many costs seconds
+STEP = 20  # older ones are left out so many at once, since the model of their luck is then found anew
 
 Figures = Mapping[str, float]
 
@@ -80,7 +81,7 @@ class Rung:
         """Why the recipe, whose result is known, is not trained in full; None when it deserves that."""
         digest = recipe.digest()
         others = [result for key, result in self._results.items() if key != digest]
-        ranked = [*others[-MOST + 1 :], self._results[digest]]
+        ranked = [*others[max(0, len(others) - MOST) // STEP * STEP :], self._results[digest]]
         if len(ranked) < FEWEST:
             return None
         low, high = self._ends(ranked)
