@@ -38,7 +38,7 @@ from search.trial.record import TrialRecord
 from trainers.recipe import Recipe
 
 RECORDED = Path(__file__).parent / "recorded_mnist_prune.json"
-MARKS = (18, 25, 50, 100, 150)
+MARKS = (6, 10, 18, 25, 50, 100, 150)
 COSTS = ("latency_ms", "size_bytes")
 LUCK = 0.0004  # standard deviation of a planted accuracy, as `planted.surface` has it
 # name -> (sampler in the study, whether the costs are known to it)
