@@ -53,10 +53,10 @@ def make(root: Path, study: str, out: Path) -> None:
 
 
 def _seen(page: Any, image: str) -> None:
-    """Wait until that image is there in full size."""
-    shown = page.locator(image).first
-    shown.wait_for()
-    page.wait_for_function("image => image.complete && image.naturalWidth > 500", arg=shown.element_handle())
+    """Wait until that image is there in full size; a sweep of an earlier version has charts alone."""
+    page.locator(f"{image}, .scatterlayer path.point").first.wait_for()
+    whole = "image => image.complete && image.naturalWidth > 500"
+    page.wait_for_function(f"name => [...document.querySelectorAll(name)].every({whole})", arg=image)
 
 
 def _carry_out(words: list[str]) -> int:
