@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from search.trial import examine
+from search.trial import examine_data
 from tasks.base import TaskError, TaskSpec
 from tasks.check import check
 from tasks.load import load, problems
@@ -564,10 +564,10 @@ def test_the_doctor_says_what_slow_data_cost(tmp_path: Path, monkeypatch: pytest
     )
     (tmp_path / "unet.py").write_text(slow)
     monkeypatch.setattr("tasks.user_code.TICK_S", 0.1)
-    told = examine.Slow(own_cases.quiet)
+    told = examine_data.Slow(own_cases.quiet)
     load(spec, tmp_path / "cache", told).info()
     assert told.notes() == []
-    monkeypatch.setattr(examine, "SLOW_S", 1)
+    monkeypatch.setattr(examine_data, "SLOW_S", 1)
     (note,) = told.notes()
     assert note.startswith("unet.py:data('train'): 1 s or more, and every worker process calls them again")
 
