@@ -72,9 +72,8 @@ def moved(found: Comparison) -> list[str]:
         lines += _listed(found, found.gained, found.newer, "+", "beats a point of the older front")
         lines += _listed(found, found.lost, found.older, "-", "beats a point of the newer front")
     if found.luck is not None:
-        lines.append(
-            f"Unchanged searches of so many trials differ in hypervolume by up to {float(f'{found.luck:.2g}'):,.6g}."
-        )
+        most = float(f"{found.luck:.2g}")
+        lines.append(f"Unchanged searches of so many trials differ in hypervolume by up to {most:,.6g}.")
         if len(found.gained) + len(found.lost) and not any(found.moved):
             lines.append("So the points above may be luck: each search finds others.")
     return lines + [f"Setting differs: {each}" for each in found.settings]
