@@ -4,12 +4,14 @@ import resource
 import signal
 import sqlite3
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from mlflow.tracking import MlflowClient
+from PIL import Image
 
 from search.tracking import tracking
 from search.tracking.tracking import Tracking, studies
@@ -156,12 +158,14 @@ def test_a_sweep_ends_with_front_curve_files_and_note_and_may_go_on(store: Path,
     tracking = Tracking(store, "ends")
     run_id = tracking.start_sweep("a", {"budget": {"trials": 2}}, {"who": "a test"}, ["accuracy"], [0.9])
     (tmp_path / "front.html").write_text("<p>front</p>")
+    picture = tmp_path / "front.png"
+    Image.new("RGB", (300, 200)).save(picture)
     for told in (2, 3):
         curve = pd.DataFrame({"number": range(told), "end_ms": [START + n for n in range(told)]})
         curve["hypervolume"] = [0.1, 0.2, 0.25][:told]
         front = pd.DataFrame({"words": ["dense fp32"], "accuracy": [0.99]})
         outcome = Outcome("finished", front, curve, {"front/size": told}, [tmp_path / "front.html"], f"{told} trials")
-        tracking.finish_sweep("a", outcome)
+        tracking.finish_sweep("a", replace(outcome, picture=picture))
     run = client(tracking).get_run(run_id)
     assert run.info.status == "FINISHED"
     assert run.data.params == {"budget.trials": "2"}
@@ -171,7 +175,8 @@ def test_a_sweep_ends_with_front_curve_files_and_note_and_may_go_on(store: Path,
     assert [(m.step, m.value) for m in history] == [(0, 0.1), (1, 0.2), (2, 0.25)]
     folder = store / "artifacts/ends" / run_id / "artifacts"
     assert (folder / "front.csv").read_text() == "words,accuracy\ndense fp32,0.99\n"
-    assert sorted(p.name for p in folder.iterdir()) == ["config.json", "front.csv", "front.html"]
+    assert sorted(p.name for p in folder.iterdir()) == ["config.json", "front.csv", "front.html", "images"]
+    assert [p.suffix for p in sorted((folder / "images").iterdir())] == [".webp", ".png"], "the newest, and its preview"
     about = tracking.about("a")
     assert (about["objectives"], about["reference"], about["status"]) == (["accuracy"], [0.9], "FINISHED")
     assert tracking.start_sweep("a", {"budget": {"trials": 9}}, {}) == run_id
