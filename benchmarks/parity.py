@@ -73,8 +73,8 @@ except ImportError:
     prepare = objective._lay
 from trainers.recipe import Recipe
 quietly = lambda stage, share: None
-config = composed(["study=mnist_prune", f"root={root}"], EXPERIMENTS)
-baseline = prepare(config, config.study.dense_spec("pytorch", "lenet5"), folder / "dense", 2, quietly)
+config = composed(["study=mnist_prune", f"root={root}", *sys.argv[4:]], EXPERIMENTS)
+baseline = prepare(config, config.study.dense_spec("pytorch", "lenet5"), folder / "dense", int(sys.argv[3]), quietly)
 import torch
 torch.set_num_threads(1)
 def answer(found):
@@ -95,7 +95,7 @@ for line in sys.stdin:
 class Tree:
     """One checkout at work."""
 
-    def __init__(self, name: str, place: Path, into: Path) -> None:
+    def __init__(self, name: str, place: Path, into: Path, threads: int, epochs: int) -> None:
         self.name, self.folder = name, into / name
         self.folder.mkdir(parents=True, exist_ok=True)
         root = self.folder / "root"
@@ -105,7 +105,7 @@ class Tree:
             (root / "cache" / "data").symlink_to(data)
         self.log = (self.folder / "log").open("wb")
         self.process = subprocess.Popen(
-            [sys.executable, "-c", CHILD, str(root), str(self.folder)],
+            [sys.executable, "-c", CHILD, str(root), str(self.folder), str(threads), f"study.dense.epochs={epochs}"],
             cwd=place,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -184,6 +184,8 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.parity", description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=8.0)
     parser.add_argument("--into", type=Path)
+    parser.add_argument("--dense-epochs", type=int, default=6)
+    parser.add_argument("--threads", type=int, default=2, help="of the dense training")
     parser.add_argument("--commit", default=VERSION_0_1, help="what is compared with")
     said = parser.parse_args(argv)
     into = (said.into or Path(tempfile.mkdtemp(prefix="pare-parity-"))).absolute()
@@ -196,7 +198,7 @@ def main(argv: list[str] | None = None) -> None:
     try:
         dense = {}
         for name, place in (("then", before), ("now", ROOT)):  # one after the other: each trains with both cores
-            trees[name] = Tree(name, place, into)
+            trees[name] = Tree(name, place, into, said.threads, said.dense_epochs)
             dense[name] = trees[name].answer()
         print(f"dense: {difference(Path(dense['now']['file']), Path(dense['then']['file']))}", flush=True)
         for tree in trees.values():

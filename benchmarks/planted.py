@@ -16,8 +16,9 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from runtimes.base import Artifact
+from runtimes.latency import Comparison, LatencyResult, Timing
 from search.study.config import Config, check
-from search.trial.results import Baseline, Outcome
+from search.trial.results import Baseline, Outcome, Outline, Outlined
 from tasks.base import ACCURACY, Progress, TaskInfo
 from tasks.mnist.task import INPUT, MODELS, OUTPUT
 from trainers.base import DenseSpec
@@ -77,6 +78,22 @@ def evaluate(
     file.write_text(json.dumps(metrics))
     time.sleep(max(0.0, SECONDS - (time.perf_counter() - started)))
     return Outcome(metrics, {"train": SECONDS}, {}, [], Artifact.of(file), baseline.environment)
+
+
+def outline(
+    config: Config, recipe: Recipe, baseline: Baseline, folder: Path, known: Any, progress: Progress
+) -> Outlined:
+    """In the place of `objective.outline`: costs as the surface has them, latency within 2 %."""
+    folder.mkdir(parents=True, exist_ok=True)
+    metrics, file = surface(recipe), folder / "model.onnx"
+    file.write_text("outline")
+    ratio, timing = metrics["latency_ratio"], Timing(0.1, 0.1, 0.0, 10_000.0)
+    architecture = f"{ratio:.6f}"
+    found = Comparison(1, 1, timing, timing, ratio, 0.98 * ratio, 1.02 * ratio, 24, 24, 1.0, "tight", None)
+    measured = None if architecture in known else LatencyResult((found,), {"cpu": "planted"})
+    return Outlined(
+        Outline(architecture, {n: metrics[n] for n in ("size_bytes", "size_ratio")}), Artifact.of(file), measured
+    )
 
 
 def prepare(config: Config, spec: DenseSpec, folder: Path, threads: int, progress: Progress) -> Baseline:

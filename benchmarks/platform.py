@@ -1,10 +1,13 @@
 """What the platform costs per trial as a study grows: the real driver, workers, SQLite and MLflow, a planted objective.
 
-    python -m benchmarks.platform [trials=1000] [workers=8] [storage=sqlite|postgres] [sampler=tpe] [root=FOLDER]
+    python -m benchmarks.platform [trials=1000] [workers=8] [storage=sqlite|postgres] [sampler=tpe] [early=none]
+                                  [root=FOLDER]
 
 A trial takes 10 ms on one of the workers, so the driver is what limits the pace, and the wall time from one finished
-trial to the next is the platform's. `ask`, `tell` and `log` are its parts; the rest is handing over and the loop.
-MLflow is written by a process of its own: `log` is the handing over, and the time until it has written all is said.
+trial to the next is the platform's. `ask`, `tell` and `log` are its parts; the rest is handing over and the loop; `cpu`
+is the driver's CPU time, which a busy machine does not change much. `early=gain`, `rungs` or `gain_and_rungs` stops
+trials early, by planted costs. MLflow is written by a process of its own: `log` is the handing over, and the time until
+it has written all is said.
 """
 
 from __future__ import annotations
@@ -35,6 +38,7 @@ class Clock:
     def __init__(self) -> None:
         self.spent: dict[str, list[float]] = {}
         self.finished: list[float] = []
+        self.cpu: list[float] = []  # of this process at the same moments
         self.drained = 0.0  # that MLflow was still written after the last trial
 
     def timed(self, part: str, action: Callable[..., Any]) -> Callable[..., Any]:
@@ -50,6 +54,7 @@ class Clock:
                 spent.append(now - began)
                 if part == "log":
                     self.finished.append(now)
+                    self.cpu.append(time.process_time())
 
         return run
 
@@ -84,13 +89,14 @@ def search(config: Config) -> tuple[Sweep, Clock]:
 
 def table(clock: Clock, at: list[int]) -> str:
     """Milliseconds per trial by part, around the trials `at`."""
-    lines = ["trials      ask     tell      log     rest     wall   ms per trial, mean of the last 50"]
+    lines = ["trials      ask     tell      log     rest     wall      cpu   ms per trial, mean of the last 50"]
     for n in at:
         part = slice(max(0, n - WINDOW), n)
         count = len(clock.finished[part])
         wall = (clock.finished[n - 1] - clock.finished[n - count]) / (count - 1)
         means = [float(np.mean(clock.spent[name][part])) for name in ("ask", "tell", "log")]
-        row = [1000 * value for value in (*means, wall - sum(means), wall)]
+        cpu = (clock.cpu[n - 1] - clock.cpu[n - count]) / (count - 1)
+        row = [1000 * value for value in (*means, wall - sum(means), wall, cpu)]
         lines.append(f"{n:>6}" + "".join(f"{value:>9.1f}" for value in row))
     return "\n".join(lines)
 
@@ -105,15 +111,19 @@ def main() -> None:
     root = Path(said.get("root") or tempfile.mkdtemp(prefix="pare-platform-")).absolute()
     root.mkdir(parents=True, exist_ok=True)
     sampler = {"name": said.get("sampler", "tpe"), "startup_trials": 10}
-    config = planted.config(root, trials, workers, sampler=sampler)
+    early = {"name": said.get("early", "none"), "chance": 0.1}
+    config = planted.config(root, trials, workers, sampler=sampler, early_stopping=early)
     config = config.model_copy(
         update={"storage": config.storage.model_copy(update={"name": said.get("storage", "sqlite")})}
     )
     objective.evaluate, objective.prepare = planted.evaluate, planted.prepare  # type: ignore[assignment]
+    objective.outline = planted.outline  # type: ignore[assignment]
     began, cpu = time.perf_counter(), time.process_time()
     sweep, clock = search(config)
     seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
-    print(f"{trials} trials, {workers} workers, {sampler['name']}: {seconds:.0f} s, {cpu:.0f} s of it the driver's CPU")
+    stopped = sum(record.state == "stopped" for record in sweep.records())
+    print(f"{trials} trials, {stopped} of them stopped ({early['name']}), {workers} workers, {sampler['name']}")
+    print(f"{seconds:.0f} s, {cpu:.0f} s of it the driver's CPU")
     print(f"load average {os.getloadavg()[0]:.1f} on {len(os.sched_getaffinity(0))} cores; {root}")
     print(f"MLflow was written {clock.drained:.1f} s longer; {1000 * seconds / trials:.0f} ms per trial over all")
     print(table(clock, sorted({*(n for n in (100, 250, 500, 1000) if n < trials), trials})))

@@ -16,6 +16,7 @@ from search.sampling.encoding import Columns
 
 FEWEST = 4  # points, below which only their mean and spread are known
 MOST = 256  # points the model is made of: the cost grows with their cube
+STEP = 32  # of more points the choice is made anew after so many: lengths are searched for when it changes
 _LENGTH = (0.3, 6.0)  # of columns that lie in [0, 1]
 _SEARCHED = 96  # points that the lengths are found with
 
@@ -42,7 +43,7 @@ class Surrogate:
     def fit(
         self, points: Sequence[Point], values: Sequence[float], noise: Sequence[float] | float | None = None
     ) -> Surrogate:
-        """Learn from what was measured; returns itself. Of more than `MOST` points: the best half of that, the newest.
+        """Learn from what was measured; returns itself. Of more than `MOST` points some: the best, the newest.
 
         `noise`: standard deviation of each value about what its recipe gives in the mean, in the metric's unit; if
         left out it is estimated and is `self.noise` from then on. Values that are not finite are left out. Raises
@@ -160,12 +161,17 @@ def _left_out(process: Any) -> float:
 
 
 def _chosen(worth: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Of too many: the best half, since there a decision is made, and the newest of the others."""
+    """Of too many: the best, since there a decision is made, as many of the newest others, and up to STEP newer ones.
+
+    The first two are those of the last whole step, so that the model's lengths stay while a step is filled.
+    """
     if len(rows) <= MOST:
         return rows
-    best = rows[np.argsort(-worth[rows], kind="stable")[: MOST // 2]]
-    newest = np.setdiff1d(rows, best)[-(MOST - len(best)) :]
-    return np.sort(np.concatenate([best, newest]))
+    whole = MOST + (len(rows) - MOST) // STEP * STEP
+    settled, newer, half = rows[:whole], rows[whole:], (MOST - STEP) // 2
+    best = settled[np.argsort(-worth[settled], kind="stable")[:half]]
+    newest = np.setdiff1d(settled, best)[-half:]
+    return np.sort(np.concatenate([best, newest, newer]))
 
 
 def _drawn_in(worth: np.ndarray, tail: float) -> np.ndarray:

@@ -26,6 +26,7 @@ from trainers.recipe import Recipe
 FEWEST = 4  # results, before which every one is promoted, and promoted ones that say what the full schedule adds
 MOST = 60  # results that are ranked, the newest, and up to STEP more: a rank among many costs seconds
 STEP = 20  # older ones are left out so many at once, since the model of their luck is then found anew
+PAIRS = 100  # of both schedules, the newest, that say what the full one adds: each has a slope with every other
 
 Figures = Mapping[str, float]
 
@@ -50,6 +51,7 @@ class Rung:
         self._trained = {name: name in quality for name in names}  # whether training decides it
         self._results: dict[str, Result] = {}  # by the recipe's digest
         self._pairs: list[tuple[Figures, Figures]] = []  # what both schedules of a recipe gave
+        self._lines: dict[str, tuple[int, float, float]] = {}  # name -> (of so many pairs, slope, offset)
         self._models: dict[str, Surrogate] = {}
         for record in records:
             self.learn(record)
@@ -101,18 +103,18 @@ class Rung:
     def expected(self, name: str, figures: Figures) -> float | None:
         """What the full schedule would give; None while too few recipes were trained by both to know.
 
-        By the robust line through those (Theil, 1950, and Sen, 1968): the median of all slopes, between 0 and 1.
+        By the robust line through the newest of those.
         """
         if not self._trained[name]:
             return figures[name]
         if len(self._pairs) < FEWEST:
             return None
-        short, full = (np.array([pair[side][name] for pair in self._pairs]) for side in (0, 1))
-        i, j = np.triu_indices(len(short), 1)
-        apart = short[i] != short[j]
-        slopes = (full[i] - full[j])[apart] / (short[i] - short[j])[apart]
-        slope = float(np.clip(np.median(slopes), 0, 1)) if apart.any() else 1.0
-        return float(np.median(full - slope * short)) + slope * figures[name]
+        count, slope, offset = self._lines.get(name, (0, 1.0, 0.0))
+        if count != len(self._pairs):
+            short, full = (np.array([pair[side][name] for pair in self._pairs[-PAIRS:]]) for side in (0, 1))
+            slope, offset = _line(short, full)
+            self._lines[name] = len(self._pairs), slope, offset
+        return offset + slope * figures[name]
 
     def _broken(self, figures: Figures) -> list[str]:
         """Constraints that would be broken after the full schedule; of what is not known yet none."""
@@ -144,3 +146,12 @@ class Rung:
             why += f"; expected to break {', '.join(broken)}"
         part = f"{100 * self._settings.schedule:g} % of its epochs"
         return f"{part} gave {', '.join(said)}: not among the best {best} of {len(ranked)}{why}"
+
+
+def _line(short: np.ndarray, full: np.ndarray) -> tuple[float, float]:
+    """(slope, offset) from short to full by Theil (1950) and Sen (1968): the median of all slopes, between 0 and 1."""
+    i, j = np.triu_indices(len(short), 1)
+    apart = short[i] != short[j]
+    slopes = (full[i] - full[j])[apart] / (short[i] - short[j])[apart]
+    slope = float(np.clip(np.median(slopes), 0, 1)) if apart.any() else 1.0
+    return slope, float(np.median(full - slope * short))
