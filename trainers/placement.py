@@ -93,11 +93,6 @@ def within(
 
 
 def fastest(seconds: Sequence[float]) -> int:
-    """Which of several versions to take: the first, unless it is slower than the last, the float one.
-
-    Then the fastest of all, of equally fast ones (within the noise) the first.
-    """
-    if seconds[0] <= NOISE * seconds[-1]:
-        return 0
+    """Which of several versions to take: the first of those that are as fast as the fastest, within the noise."""
     best = min(seconds)
     return next(index for index, each in enumerate(seconds) if each <= NOISE * best)

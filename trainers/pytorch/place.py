@@ -24,6 +24,8 @@ from trainers.pytorch.sensitivity import drops
 from trainers.recipe import Recipe
 
 SAMPLES = 256  # by which layers are judged
+GROUP = 16  # bytes of a vector register: with 8 channels integers took 1.10 times the time of float (LOG.md)
+COLOURS = 4
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,8 @@ def placed(
         keep, notes = tuple(found["keep_float"]), tuple(found["notes"])
     if job.timer is None or job.format != "onnx":
         return Placed(keep, True, notes)
-    key = {"sizes": digest_of(_shapes(model)), "keep_float": keep, "target": job.timer.target, "model": recipe.model}
+    about = {"model": recipe.model, "target": job.timer.target, "code": 2}
+    key = {**about, "sizes": digest_of(_shapes(model)), "keep_float": keep}
     found = remembered(job.decisions, key, lambda: _fast(course, model, calibration, keep))
     return Placed(tuple(found["keep_float"]), found["integer"], (*notes, *found["notes"]))
 
@@ -99,11 +102,16 @@ def _answers(model: nn.Module, samples: Example) -> list[np.ndarray]:
 
 
 def _fast(course: Course, model: nn.Module, calibration: Sequence[Example], keep: tuple[str, ...]) -> dict[str, Any]:
-    """All layers but `keep` integer, or without the depthwise ones, or none: the first that is no slower than float."""
+    """All layers but `keep` integer, or without those that integers suit least, or none.
+
+    The fastest; of equally fast ones that with the most integers.
+    """
     assert course.job.timer is not None
-    choices = [keep]
-    if alone := _depthwise(model):
-        choices.append((*keep, *(name for name in alone if name not in keep)))
+    choices, whose = [keep], [""]
+    for unsuited, names in (("depthwise convolutions", _depthwise(model)), ("narrow convolutions", _narrow(model))):
+        if names:
+            choices.append((*keep, *(name for name in names if name not in keep)))
+            whose.append(unsuited)
     example = tuple(each[:2] for each in calibration[0])
     info, device = course.info, next(iter(calibration[0])).device
     with tempfile.TemporaryDirectory() as folder:
@@ -120,9 +128,15 @@ def _fast(course: Course, model: nn.Module, calibration: Sequence[Example], keep
     if taken == len(choices):
         note = f"float arithmetic, weights int8: integer operators take {ratio}"
         return {"keep_float": [], "integer": False, "notes": [note]}
-    notes = [f"depthwise convolutions stay float: with them integers take {ratio}"] if taken else []
+    notes = [f"{whose[taken]} stay float: with them integers take {ratio}"] if taken else []
     return {"keep_float": list(choices[taken]), "integer": True, "notes": notes}
 
 
 def _depthwise(model: nn.Module) -> list[str]:
     return [name for name, layer in model.named_modules() if isinstance(layer, CONVOLUTIONS) and layer.groups > 1]
+
+
+def _narrow(model: nn.Module) -> list[str]:
+    """Convolutions from or to fewer channels than integer kernels work on at once; an image's colours are none."""
+    layers = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, CONVOLUTIONS)]
+    return [name for name, each in layers if each.out_channels < GROUP or COLOURS < each.in_channels < GROUP]
