@@ -58,7 +58,7 @@ RECIPES = {
 
 # What runs in each tree: both spell the same things differently.
 CHILD = """
-import json, os, sys, time
+import json, os, shutil, sys, time
 from pathlib import Path
 out = os.fdopen(os.dup(1), "w"); os.dup2(2, 1)
 root, folder = Path(sys.argv[1]), Path(sys.argv[2])
@@ -82,6 +82,7 @@ def answer(found):
 answer({"file": str(baseline.artifact.path)})
 for line in sys.stdin:
     asked = json.loads(line)
+    shutil.rmtree(root / "cache" / "networks", ignore_errors=True)  # else one training would serve all rounds
     wall, cpu = time.perf_counter(), time.process_time()
     recipe, to = Recipe.from_dict(asked["recipe"]), folder / asked["to"]
     built = objective.build(config, recipe, baseline, baseline, to, quietly)
