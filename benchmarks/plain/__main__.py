@@ -45,7 +45,7 @@ class Record:
             found = json.loads(file.read_text())
             if differing := [key for key in about if found.get(key) != about[key]]:
                 raise SystemExit(
-                    f"{file}: was begun with another {', '.join(differing)}; name another folder with --into, or "
+                    f"{file}: was begun with other {', '.join(differing)}; name another folder with --into, or "
                     "remove it"
                 )
             self.kept = found
