@@ -11,11 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
+from packing.graph.channel_steps import split_channel_steps
 from packing.graph.dead_units import remove_dead_units
 from packing.graph.implied import drop_defaults, flatten_reshapes, positive_zeros
 from packing.graph.integers import store_integers
 from packing.graph.names import shorten
 from packing.graph.smaller import smaller
+from packing.pack import pack
 from tests.onnx_graphs import outputs, random_model
 
 
@@ -334,3 +336,47 @@ def test_zeros_of_layers_lose_their_sign_and_divisors_keep_theirs() -> None:
     assert not np.signbit(stored["w1"][0]).any()
     assert np.signbit(stored["zero"])
     np.testing.assert_array_equal(outputs(model), before)
+
+
+def folded(rng: np.random.Generator, biased: bool, grids: bool = True) -> onnx.ModelProto:
+    """Two convolutions as an exporter leaves them: weights on one grid times a normalization's factor per channel."""
+    stored: dict[str, np.ndarray] = {}
+    for name, shape in (("w1", (12, 2, 3, 3)), ("w2", (8, 12, 3, 3))):
+        integers = rng.integers(-3, 4, shape) * (rng.random(shape) < 0.3)
+        step = np.float32(0.0371) if grids else rng.standard_normal(shape).astype(np.float32)
+        stored[name] = (integers.astype(np.float32) * step) * rng.lognormal(size=(shape[0], 1, 1, 1)).astype(np.float32)
+    stored |= {"b1": rng.standard_normal(12).astype(np.float32), "b2": rng.standard_normal(8).astype(np.float32)}
+    nodes: list[Node] = [
+        ("Conv", ["image", "w1", "b1"] if biased else ["image", "w1"], "c1", {}),
+        ("Relu", ["c1"], "r1", {}),
+        ("Conv", ["r1", "w2", "b2"] if biased else ["r1", "w2"], "c2", {}),
+        ("Flatten", ["c2"], "logits", {}),
+    ]
+    kept = {name: value for name, value in stored.items() if biased or name.startswith("w")}
+    return network(nodes, **kept)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.booleans())
+def test_a_grid_per_channel_becomes_one_of_integers(seed: int, biased: bool) -> None:
+    rng = np.random.default_rng(seed)
+    model = folded(rng, biased)
+    made, _ = smaller(model, fold=False, steps=True)
+    before, after = outputs(model), outputs(made)
+    assert np.abs(before - after).max() <= 2e-3 * np.abs(before).max()
+    weights = [numpy_helper.to_array(t) for t in made.graph.initializer if len(t.dims) == 4]
+    assert all((value == np.rint(value)).all() and np.abs(value).max() <= 3 for value in weights)
+    plain, _ = smaller(model, fold=False)
+    assert len(pack(made.SerializeToString())) < 0.75 * len(pack(plain.SerializeToString()))
+
+
+def test_weights_on_one_grid_or_none_stay_as_they_are() -> None:
+    rng = np.random.default_rng(0)
+    model = folded(rng, True, grids=False)
+    assert split_channel_steps(model) == 0
+    for name, value in {t.name: numpy_helper.to_array(t) for t in model.graph.initializer if len(t.dims) == 4}.items():
+        whole_numbers = (np.rint(3 * np.tanh(value)) + 0.0).astype(np.float32) * np.float32(0.25)  # no -0.0
+        next(t for t in model.graph.initializer if t.name == name).CopyFrom(
+            numpy_helper.from_array(whole_numbers, name)
+        )
+    assert split_channel_steps(model) == 0
