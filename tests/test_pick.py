@@ -177,6 +177,7 @@ def save_linear(file: Path, folder: Path) -> None:
     save(model, folder, (torch.zeros(2, 1, 28, 28),))
 
 
+@pytest.mark.cluster
 def test_the_pruned_network_goes_along_and_loads_as_the_card_says(
     root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -114,6 +114,7 @@ def killed_until_done(root: Path, kind: str, goals: tuple[int, ...], *more: str)
     return optuna.load_study(study_name="smoke-001", storage=address(root, kind)).get_trials()
 
 
+@pytest.mark.cluster
 @pytest.mark.timeout(900)
 def test_killed_again_and_again_the_budget_is_met_exactly_and_mlflow_agrees(root: Path, kind: str) -> None:
     trials = killed_until_done(root, kind, (0, 2, 5) if kind == "sqlite" else (0, 1, 2, 4, 6))

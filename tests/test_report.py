@@ -120,7 +120,7 @@ def test_finishing_marks_the_front_and_records_figures_files_and_note(root: Path
     assert run.data.metrics["hypervolume"] == pytest.approx(read(root, "two").hypervolume["hypervolume"].max())
     assert run.data.tags["mlflow.note.content"].count("\n| ") == len(expected_front()) + 1
     files = {f.path for f in MlflowClient(tracking.uri).list_artifacts(run.info.run_id)}
-    assert files == {"config.json", "front.csv", "front.png", "front_small.png", "report.html"}
+    assert files == {"config.json", "front.csv", "front.png", "front_small.png", "images", "report.html"}
     publish.finish(root, tracking, "two-001", "interrupted")
     again = MlflowClient(tracking.uri).get_run(run.info.run_id)
     assert again.info.status == "KILLED"
@@ -231,6 +231,7 @@ def _crowd(root: Path, count: int) -> Summary:
     return _small(root, f"crowd{count}", [scattered(number) for number in range(count)])
 
 
+@pytest.mark.cluster
 def test_the_page_of_200_trials_stays_below_1_6_mb(root: Path) -> None:
     summary = _crowd(root, 200)
     layer = {"type": "Conv", "difference": 0.5, "ms": 0.1, "size_bytes": 10**6}
