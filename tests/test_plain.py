@@ -133,7 +133,7 @@ def test_a_tiny_comparison_is_carried_out_and_goes_on_where_it_was_interrupted(f
     for name in ("plain", "pare"):  # a busy machine may leave Pare's workers no time to train one
         judged = known["judged"][name]
         assert bool(judged["front"]) == bool(judged["counts"]["trained"])
-        assert all(0 < volume <= 1 for _, volume in judged["curve"])
+        assert all(0 <= volume <= 1 for _, volume in judged["curve"])  # 0: slower and no smaller than the dense file
     del known["judged"], known["pare"]
     file.write_text(json.dumps(found))
     again = subprocess.run([*command, "--seeds", "1"], cwd=ROOT, check=True, capture_output=True, text=True)
