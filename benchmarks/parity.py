@@ -124,7 +124,7 @@ class Tree:
         return found
 
     def ask(self, asked: dict[str, Any], to: str) -> dict[str, Any]:
-        """Have a recipe carried out."""
+        """Have the tree run a recipe."""
         assert self.process.stdin is not None
         print(json.dumps({"recipe": asked, "to": to}), file=self.process.stdin, flush=True)
         return self.answer()

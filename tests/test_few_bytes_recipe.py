@@ -169,7 +169,7 @@ def test_batches_of_copies_are_moved_images_and_say_which_they_are(task: Mnist, 
     assert 0.25 < seen.count(0) / len(seen) < 0.75
     assert len(set(seen)) > 4
     again = [int(batch.rows[0]) // count for batch in train.batches(order, work)]
-    assert again == seen, "a training that goes on sees what it would have seen"
+    assert again == seen, "a training that continues sees what it would have seen"
 
 
 def test_the_teacher_is_asked_about_every_copy_once(task: Mnist, dense: Dense, tmp_path: Path) -> None:

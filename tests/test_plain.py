@@ -1,4 +1,4 @@
-"""The comparison with a script written without Pare: its figures, and a tiny one carried out for real."""
+"""The comparison with a script written without Pare: its figures, and a tiny one that really runs."""
 
 from __future__ import annotations
 

@@ -119,7 +119,7 @@ def test_whole_numbers_of_a_large_split_are_kept_small(monkeypatch: pytest.Monke
     ("options", "training", "why"),
     [
         ({"ragged": True}, True, "samples differ in size"),
-        ({"augments": True}, True, "augmented anew in each epoch"),
+        ({"augments": True}, True, "augmented again in each epoch"),
         ({"augments": True}, False, ""),
         ({}, True, ""),
     ],

@@ -61,7 +61,7 @@ def why_streamed(dataset: Dataset, ports: Sequence[Port], budget: float, trainin
     if any(isinstance(size, str) for port in ports for size in port.shape[1:]):
         return "an input has a free axis"
     if training and augments(dataset):
-        return "samples are augmented anew in each epoch"
+        return "samples are augmented again in each epoch"
     if needed > budget:
         return f"{needed / 1e9:.1f} GB, more than {budget / 1e9:.1f} GB of free memory"
     return ""

@@ -29,7 +29,7 @@ def judge(setup: Setup, stored: dict[str, Any], searches: dict[str, list[Settled
     config = setup.config()
     baseline = Baseline.restore(stored)
     if baseline is None:
-        raise RuntimeError(f"{setup.root}: the dense model's files are gone; remove the folder and begin anew")
+        raise RuntimeError(f"{setup.root}: the dense model's files are gone; remove the folder and start again")
     limit = max((each.bound for each in config.study.limits if each.metric == "accuracy_drop"), default=1.0)
     least = baseline.metrics["accuracy"] - limit
     shown = {name: figures.announced(trials, least) for name, trials in searches.items()}

@@ -95,7 +95,7 @@ def _network(task: TaskInfo, row: pd.Series) -> Iterator[str]:
     scheme = row.get("quantization.scheme")
     yield "## The network itself"
     yield ""
-    yield f"`{NETWORK}/` holds the pruned network as torch knows it, to be trained further or exported anew"
+    yield f"`{NETWORK}/` holds the pruned network as torch knows it, to be trained further or exported again"
     yield "(before its numbers became those of the file):" if scheme not in ("none", None) else "(float32):"
     yield "`program.pt2` runs without its author's code and without Pare, `weights.safetensors` holds its weights by"
     yield "name, `widths.json` the sizes that pruning left of each module."

@@ -33,7 +33,7 @@ def drawn(space: Space, rng: np.random.Generator, fixed: Mapping[str, Any] | Non
 
 
 def neighbour(space: Space, rng: np.random.Generator, params: Mapping[str, Any]) -> Candidate:
-    """A point near that one: most parameters as they are, some moved or drawn anew."""
+    """A point near that one: most parameters as they are, some moved or drawn again."""
 
     def pick(name: str, entry: Choice | Range) -> Any:
         if name not in params or (rng.random() < _MOVES and isinstance(entry, Choice)):

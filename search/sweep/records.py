@@ -56,7 +56,7 @@ def complete(base: TrialRecord, outcome: Outcome, violations: Mapping[str, float
 
 
 def copied(known: TrialRecord, asked: PendingTrial) -> TrialRecord:
-    """Of a trial whose recipe was carried out before: equal recipes give equal files."""
+    """Of a trial whose recipe was run before: equal recipes give equal files."""
     return replace(
         known,
         number=asked.number,
